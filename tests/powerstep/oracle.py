@@ -1,0 +1,33 @@
+"""PowerStep and its block quantiser written again in NumPy, straight from the paper's formulas."""
+
+import numpy as np
+
+
+def powerstep(theta, grads, lr, gamma=0.9, beta=0.1, weight_decay=0.0):
+    """Return θ after a step on each gradient, in float64 (arXiv:2605.10335, Algorithm 1)."""
+    theta = np.asarray(theta, np.float64)
+    momentum = np.zeros_like(theta)
+    for grad in grads:
+        momentum = gamma * momentum + np.asarray(grad, np.float64)
+        update = np.sign(momentum) * np.abs(momentum) ** beta
+        theta = theta - lr * (update + weight_decay * theta)
+    return theta
+
+
+def quantize(x, block_size=128):
+    """Return int8 codes and fp32 scales, block by block (section 4)."""
+    flat = np.asarray(x, np.float32).ravel()
+    codes, scales = [], []
+    for start in range(0, flat.size, block_size):
+        block = flat[start : start + block_size]
+        scale = np.abs(block).max()
+        scales.append(scale)
+        ratio = block / scale if scale > 0 else np.zeros_like(block)
+        codes.append(np.rint(ratio * np.float32(127)).astype(np.int8))
+    return np.concatenate(codes).reshape(np.shape(x)), np.array(scales, np.float32)
+
+
+def dequantize(codes, scales, block_size=128):
+    """Return the values that codes and scales stand for, in float64."""
+    per_element = np.repeat(scales.astype(np.float64), block_size)[: codes.size]
+    return codes.astype(np.float64) * per_element.reshape(codes.shape) / 127
