@@ -1,0 +1,105 @@
+"""The commands that the Snakefile's rules run: `python -m experiments corpus | plan | train`.
+
+Heavy imports stand in the commands that need them, so that a mistake is told at once.
+"""
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+
+from experiments.config import ConfigError, load_profile
+from experiments.files import atomic
+from experiments.grid import Corpus, PlannedRun, RunSpec, plan
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command; a ConfigError becomes one sentence and exit code 2."""
+    parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+
+    command = commands.add_parser("corpus", help="tokenise a dataset")
+    command.add_argument("--spec", required=True, help="the corpus as JSON")
+    command.add_argument("--folder", type=Path, required=True, help="where its files go")
+    command.set_defaults(run=run_corpus)
+
+    command = commands.add_parser("plan", help="check a profile against its corpora; list its runs")
+    command.add_argument("--profile", required=True, help="name or path of the profile")
+    command.add_argument("--corpora", type=Path, required=True, help="folder of the corpora")
+    command.add_argument("--output", type=Path, required=True, help="the list of runs, as CSV")
+    command.set_defaults(run=run_plan)
+
+    command = commands.add_parser("train", help="train one run, or go on with it")
+    command.add_argument("--spec", required=True, help="the run as JSON")
+    command.add_argument("--corpus", type=Path, required=True, help="folder of its corpus")
+    command.add_argument("--folder", type=Path, required=True, help="where its files go")
+    command.add_argument("--threads", type=int, default=1, help="processor threads")
+    command.set_defaults(run=run_train)
+
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+    except ConfigError as error:
+        sys.exit(_fail(error))
+
+
+def run_corpus(options: argparse.Namespace) -> None:
+    """Build a corpus."""
+    from experiments.corpus import build
+
+    corpus = Corpus.model_validate_json(options.spec)
+    facts = build(corpus.name, corpus.settings, options.folder)
+    expected = getattr(corpus.settings, "sha256", None) or facts.text_sha256
+    if facts.text_sha256 != expected:
+        print(
+            f"note: the text of {corpus.name} has sha256 {facts.text_sha256}, not {expected}:"
+            " results will differ a little from those under requirements.lock"
+        )
+    print(f"{facts.documents} documents, {facts.train_tokens + facts.val_tokens} tokens")
+
+
+def run_plan(options: argparse.Namespace) -> None:
+    """Check what needs the corpora and the optimizers' classes, then write the list of runs."""
+    from experiments.check import check_runs
+
+    planned = plan(load_profile(options.profile))
+    check_runs([run.spec for run in planned], options.corpora)
+    with atomic(options.output) as path, path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(plan_row(planned[0])))
+        writer.writeheader()
+        writer.writerows(plan_row(run) for run in planned)
+    print(f"{len({run.spec.path for run in planned})} runs are ready to train")
+
+
+def plan_row(run: PlannedRun) -> dict[str, str | int | float]:
+    """Return what the analysis needs to know of a planned run before it is trained."""
+    spec = run.spec
+    return {
+        "experiment": run.experiment,
+        "model": spec.model_name,
+        "optimizer": spec.optimizer.name,
+        "label": run.label,
+        "lr": spec.training.lr,
+        "seed": spec.seed,
+        "run": spec.path,
+    }
+
+
+def run_train(options: argparse.Namespace) -> None:
+    """Train a run and print how it ended."""
+    import torch
+
+    from experiments.training import train
+
+    torch.set_num_threads(options.threads)
+    summary = train(RunSpec.model_validate_json(options.spec), options.corpus, options.folder)
+    print(f"{summary['status']} after {summary['steps']} steps: {summary['final_val_loss']}")
+
+
+def _fail(error: ConfigError) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

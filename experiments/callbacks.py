@@ -1,0 +1,42 @@
+"""What happens beside the training steps: the checkpoint and the progress bar."""
+
+from pathlib import Path
+
+import lightning.pytorch as L
+from tqdm import tqdm
+
+
+class SaveLast(L.Callback):
+    """Writes the checkpoint a run is resumed from, after each validation."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save; Lightning writes a checkpoint atomically."""
+        trainer.save_checkpoint(self._path)
+
+
+class ProgressLine(L.Callback):
+    """A bar with the loss, tokens per second and the time left."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Open the bar where the run stands."""
+        self._bar = tqdm(
+            total=trainer.max_steps, initial=trainer.global_step, unit="step", mininterval=1
+        )
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object
+    ) -> None:
+        """Move it on by a step."""
+        row, settings = pl_module.last_row, pl_module.spec.training
+        speed = settings.batch_size * settings.context / row["step_seconds"]
+        self._bar.set_postfix_str(
+            f"loss {row['train_loss']:.3f}, {speed:,.0f} tokens/s", refresh=False
+        )
+        self._bar.update()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Leave the full bar standing."""
+        self._bar.close()

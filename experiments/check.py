@@ -1,0 +1,33 @@
+"""What can only be checked once the corpora are built, still before any training."""
+
+from pathlib import Path
+
+import torch
+
+from experiments.corpus import read_facts
+from experiments.data import check_size
+from experiments.grid import RunSpec
+from experiments.models import build_model
+from experiments.optimizers import build_optimizer
+
+
+def check_runs(specs: list[RunSpec], corpora: Path) -> None:
+    """Hold each run against its corpus, and make each optimizer once without memory.
+
+    Args:
+        specs: the runs.
+        corpora: folder that holds their corpora.
+
+    Raises:
+        ConfigError: a batch is larger than its corpus, or an optimizer cannot be made.
+    """
+    for spec in specs:
+        facts = read_facts(corpora / spec.corpus.path)
+        check_size(facts, spec.training.batch_size, spec.training.context)
+    distinct = {
+        (spec.model_name, spec.optimizer.name, spec.training.weight_decay): spec for spec in specs
+    }
+    for spec in distinct.values():
+        with torch.device("meta"):
+            model = build_model(spec.model)
+        build_optimizer(spec.optimizer, model, spec.training.lr, spec.training.weight_decay)

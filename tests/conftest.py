@@ -1,0 +1,91 @@
+"""A small corpus and a small run, for tests that train."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from experiments.config import load_profile
+from experiments.corpus import build
+from experiments.grid import plan
+
+# As the pipeline trains: one thread a run. It also keeps tests quick beside other work.
+torch.set_num_threads(1)
+
+TEXT = "\n".join(
+    f"The {size} {animal} {verb} over {count} {color} hills, and then it {verb} back again."
+    for count in range(3, 40)
+    for size in ("large", "small", "quick")
+    for animal, verb in (("fox", "jumps"), ("dog", "runs"), ("crow", "flies"), ("cat", "walks"))
+    for color in ("green", "brown", "blue")
+)
+
+
+def profile_values(text_file, **training):
+    """Return a profile of tiny runs on a text file, as it would stand in YAML."""
+    return {
+        "dataset": "tiny",
+        "training": {
+            "steps": 12,
+            "batch_size": 4,
+            "context": 16,
+            "lr": 1e-2,
+            "warmup_steps": 3,
+            "val_every": 4,
+            "val_sequences": 6,
+        }
+        | training,
+        "experiments": {
+            "comparison": {
+                "models": ["tiny"],
+                "optimizers": ["adamw", "powerstep-int8"],
+                "seeds": [0, 1],
+            }
+        },
+        "models": {
+            "tiny": {
+                "family": "gpt2",
+                "layers": 1,
+                "width": 16,
+                "heads": 2,
+                "context": 16,
+                "vocab_size": 300,
+            }
+        },
+        "datasets": {"tiny": {"kind": "text", "files": [str(text_file)], "vocab_size": 300}},
+    }
+
+
+def write_profile(path: Path, values) -> Path:
+    path.write_text(yaml.safe_dump(json.loads(json.dumps(values))))
+    return path
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "hills.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def tiny_plan(tmp_path, text_file):
+    """Return a function that makes the runs of a tiny profile; keywords change its training."""
+
+    def make(**training):
+        path = write_profile(tmp_path / "tiny.yaml", profile_values(text_file, **training))
+        return plan(load_profile(str(path)))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory, text_file):
+    """Return the folder of the tokenised text file."""
+    folder = tmp_path_factory.mktemp("corpus")
+    profile = write_profile(folder / "tiny.yaml", profile_values(text_file))
+    corpus = plan(load_profile(str(profile)))[0].spec.corpus
+    build(corpus.name, corpus.settings, folder)
+    return folder

@@ -1,0 +1,189 @@
+"""The optimizers taken from libraries are the methods of their papers, written again in NumPy.
+
+Each oracle below is read off the paper named in its docstring, not off the library.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from experiments.config import ConfigError, ModelSettings, load_profile
+from experiments.grid import OptimizerSpec, plan
+from experiments.models import build_model
+from experiments.optimizers import build_optimizer, state_bytes
+
+LR, WEIGHT_DECAY, STEPS = 1e-2, 0.1, 12
+MODEL = ModelSettings(family="gpt2", layers=1, width=8, heads=2, context=8, vocab_size=16)
+ENTRIES = load_profile("laptop").optimizers
+
+
+def spec(name, **changes):
+    entry = ENTRIES[name]
+    args = {k: {"$model.width": 8, "$model.heads": 2}.get(str(v), v) for k, v in entry.args.items()}
+    return OptimizerSpec(name=name, class_path=entry.class_path, args=args | changes)
+
+
+def decay(theta):
+    return WEIGHT_DECAY if theta.ndim >= 2 else 0.0
+
+
+def adamw(name, theta, grads):
+    """Loshchilov & Hutter, arXiv:1711.05101, Algorithm 2."""
+    m, v = np.zeros_like(theta), np.zeros_like(theta)
+    for t, g in enumerate(grads, 1):
+        m, v = 0.9 * m + 0.1 * g, 0.95 * v + 0.05 * g**2
+        m_hat, v_hat = m / (1 - 0.9**t), v / (1 - 0.95**t)
+        theta = theta - LR * (m_hat / (np.sqrt(v_hat) + 1e-8) + decay(theta) * theta)
+    return theta
+
+
+def adam(name, theta, grads):
+    """Kingma & Ba, arXiv:1412.6980, Algorithm 1, the decay added to the gradient."""
+    m, v = np.zeros_like(theta), np.zeros_like(theta)
+    for t, g in enumerate(grads, 1):
+        g = g + decay(theta) * theta
+        m, v = 0.9 * m + 0.1 * g, 0.95 * v + 0.05 * g**2
+        m_hat, v_hat = m / (1 - 0.9**t), v / (1 - 0.95**t)
+        theta = theta - LR * m_hat / (np.sqrt(v_hat) + 1e-8)
+    return theta
+
+
+def lion(name, theta, grads):
+    """Chen et al., arXiv:2302.06675, Program 1, with section 5's betas for language models."""
+    m = np.zeros_like(theta)
+    for g in grads:
+        update = np.sign(0.95 * m + 0.05 * g)
+        theta = theta - LR * (update + decay(theta) * theta)
+        m = 0.98 * m + 0.02 * g
+    return theta
+
+
+def adafactor(name, theta, grads):
+    """Shazeer & Stern, arXiv:1804.04235, Algorithms 4 and 5, with the absolute step size LR."""
+
+    def rms(x):
+        return np.sqrt(np.mean(x**2))
+
+    row = col = full = 0.0
+    for t, g in enumerate(grads, 1):
+        beta2 = 1 - t**-0.8
+        square = g**2 + 1e-30
+        if theta.ndim >= 2:
+            row = beta2 * row + (1 - beta2) * square.sum(axis=1)
+            col = beta2 * col + (1 - beta2) * square.sum(axis=0)
+            v = np.outer(row, col) / row.sum()
+        else:
+            v = full = beta2 * full + (1 - beta2) * square
+        u = g / np.sqrt(v)
+        u = u / max(1.0, rms(u))
+        theta = theta - LR * (u + decay(theta) * theta)
+    return theta
+
+
+def adam_mini(name, theta, grads):
+    """Zhang et al., arXiv:2406.16793, Algorithm 1: Adam with one v for each block.
+
+    Blocks (section 2.3): a head of a query or key, an output neuron of a value, projection or MLP
+    matrix, a token of an embedding, a whole norm.
+    """
+    if "q_proj" in name or "k_proj" in name:
+        blocks = theta.reshape(2, -1)
+    elif theta.ndim >= 2:
+        blocks = theta
+    else:
+        blocks = theta.reshape(1, -1)
+    m, v = np.zeros_like(blocks), np.zeros((len(blocks), 1))
+    for t, g in enumerate(grads, 1):
+        g = g.reshape(blocks.shape)
+        m = 0.9 * m + 0.1 * g
+        v = 0.95 * v + 0.05 * (g**2).mean(axis=1, keepdims=True)
+        m_hat, v_hat = m / (1 - 0.9**t), v / (1 - 0.95**t)
+        blocks = blocks - LR * (m_hat / (np.sqrt(v_hat) + 1e-8) + decay(theta) * blocks)
+    return blocks.reshape(theta.shape)
+
+
+ORACLES = {
+    "adamw": adamw,
+    "adam": adam,
+    "lion": lion,
+    "adafactor": adafactor,
+    "adam-mini": adam_mini,
+}
+
+
+def gradients(model, steps):
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(steps):
+        yield {
+            name: torch.randn(param.shape, generator=generator) * 0.1
+            for name, param in model.named_parameters()
+        }
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_an_optimizer_takes_the_steps_of_its_paper(name):
+    torch.manual_seed(0)
+    model = build_model(MODEL)
+    start = {key: p.detach().double().numpy() for key, p in model.named_parameters()}
+    history = list(gradients(model, STEPS))
+    optimizer = build_optimizer(spec(name), model, LR, WEIGHT_DECAY)
+    for grads in history:
+        for key, param in model.named_parameters():
+            param.grad = grads[key].clone()
+        optimizer.step()
+    for key, param in model.named_parameters():
+        of_param = [grads[key].double().numpy() for grads in history]
+        expected = ORACLES[name](key, start[key], of_param)
+        np.testing.assert_allclose(param.detach(), expected, rtol=1e-4, atol=2e-6, err_msg=key)
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_every_entry_keeps_state_for_every_parameter(name):
+    model = build_model(MODEL)
+    optimizer = build_optimizer(spec(name), model, LR, WEIGHT_DECAY)
+    for param in model.parameters():
+        param.grad = torch.ones_like(param)
+    optimizer.step()
+    assert len(optimizer.state) == len(list(model.parameters()))
+    assert state_bytes(optimizer) > 0
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_every_entry_decays_the_same_parameters(name):
+    model = build_model(MODEL)
+    optimizer = build_optimizer(spec(name), model, LR, WEIGHT_DECAY)
+    grouped = {
+        p: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]
+    }
+    for param in model.parameters():
+        assert grouped[param] == (WEIGHT_DECAY if param.ndim >= 2 else 0.0)
+
+
+def test_the_head_layout_of_adam_mini_is_the_models():
+    run = next(
+        run for run in plan(load_profile("laptop")) if run.spec.optimizer.name == "adam-mini"
+    )
+    assert run.spec.optimizer.args["dim"] == run.spec.model.width
+    assert run.spec.optimizer.args["n_heads"] == run.spec.model.heads
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (spec("adamw", momentum=0.9), r"optimizers.adamw.args has 'momentum', but .* accepts only"),
+        (spec("adamw", lr=0.1), r"optimizers.adamw.args has 'lr', but that is a training setting"),
+        (spec("adamw", betas=[2, 0.9]), r"optimizers.adamw.args: torch.optim.AdamW refuses them"),
+        (spec("lion", betas=[2, 0.9]), r"optimizers.lion.args: lion_pytorch.Lion refuses them"),
+        (
+            OptimizerSpec(name="new", class_path="torch.optim.NoSuch", args={}),
+            r"optimizers.new.class is 'torch.optim.NoSuch', but it must be importable",
+        ),
+        (
+            OptimizerSpec(name="new", class_path="torch.optim.LBFGS", args={}),
+            r"training.weight_decay is 0.1, but torch.optim.LBFGS of optimizers.new has no",
+        ),
+    ],
+)
+def test_what_an_optimizer_does_not_accept_is_an_error(entry, message):
+    with pytest.raises(ConfigError, match=message):
+        build_optimizer(entry, build_model(MODEL), LR, WEIGHT_DECAY)

@@ -1,0 +1,205 @@
+"""A run gives the same metrics each time, also when it was killed half-way."""
+
+import fcntl
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from experiments.config import ConfigError, load_profile
+from experiments.corpus import read_tokens
+from experiments.data import TokenBatches
+from experiments.grid import OptimizerSpec
+from experiments.metrics import COLUMNS
+from experiments.models import build_model
+from experiments.training import train
+
+TIMES = ["step_seconds", "optimizer_seconds"]
+ENTRIES = load_profile("laptop").optimizers
+
+
+@pytest.fixture
+def spec(tiny_plan):
+    """Return a function that makes the spec of a tiny run."""
+
+    def make(optimizer="adamw", seed=0, args=None, class_path=None, **training):
+        entry = ENTRIES[optimizer]
+        args = args if args is not None else dict(entry.args)
+        args |= {"dim": 16, "n_heads": 2} if optimizer == "adam-mini" else {}
+        made = OptimizerSpec(name=optimizer, class_path=class_path or entry.class_path, args=args)
+        base = tiny_plan(**training)[0].spec
+        return base.model_copy(update={"optimizer": made, "seed": seed})
+
+    return make
+
+
+def metrics(folder):
+    return pd.read_parquet(folder / "metrics.parquet").drop(columns=TIMES)
+
+
+def test_the_same_spec_gives_the_same_metrics(spec, tiny_corpus, tmp_path):
+    train(spec("powerstep-int8"), tiny_corpus, tmp_path / "a")
+    train(spec("powerstep-int8"), tiny_corpus, tmp_path / "b")
+    train(spec("powerstep-int8", seed=1), tiny_corpus, tmp_path / "c")
+    pd.testing.assert_frame_equal(
+        metrics(tmp_path / "a"), metrics(tmp_path / "b"), check_exact=True
+    )
+    assert not metrics(tmp_path / "a").equals(metrics(tmp_path / "c"))
+
+
+def test_a_run_equals_a_plain_training_loop(spec, tiny_corpus, tmp_path):
+    run = spec("adamw", micro_batch_size=2)
+    summary = train(run, tiny_corpus, tmp_path)
+    settings = run.training
+
+    torch.manual_seed(run.seed)
+    model = build_model(run.model)
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
+    batches = TokenBatches(tiny_corpus, settings.context)
+    losses, norms = [], []
+    for step in range(settings.steps):
+        warm, rest = (step + 1) / 3, max(0, step + 1 - 3) / (settings.steps - 3)
+        lr = 1e-2 * (warm if warm < 1 else 0.1 + 0.9 * (1 + math.cos(math.pi * rest)) / 2)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.zero_grad()
+        loss = model(*batches.train(run.seed, step, settings.batch_size))
+        loss.backward()
+        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item())
+        optimizer.step()
+        losses.append(loss.item())
+    _, val_tokens = read_tokens(tiny_corpus)
+    starts = np.linspace(0, len(val_tokens) - 17, settings.val_sequences).astype(int)
+    windows = torch.tensor(np.stack([val_tokens[s : s + 17] for s in starts]).astype(np.int64))
+    with torch.no_grad():
+        val_loss = model(windows[:, :-1], windows[:, 1:]).item()
+
+    frame = metrics(tmp_path)
+    np.testing.assert_allclose(frame["train_loss"], losses, rtol=1e-5)
+    np.testing.assert_allclose(frame["grad_norm"], norms, rtol=1e-4)
+    assert frame["lr"].iloc[-1] == pytest.approx(1e-3)
+    assert summary["final_val_loss"] == pytest.approx(val_loss, rel=1e-5)
+    assert frame["val_loss"].notna().sum() == settings.steps / settings.val_every
+
+
+def test_the_update_is_measured(spec, tiny_corpus, tmp_path):
+    # Sign momentum without decay moves every parameter by exactly the learning rate.
+    run = spec("powerstep", args={"beta": 0.0, "gamma": 0.9}, weight_decay=0.0, log_every=3)
+    train(run, tiny_corpus, tmp_path)
+    frame = metrics(tmp_path)
+    assert frame["step"].tolist() == [3, 4, 6, 8, 9, 12]
+    # Rows of the embedding that no batch has named yet have no gradient and stay.
+    assert (frame["update_rms"] <= frame["lr"] * 1.001).all()
+    assert (frame["update_rms"] > frame["lr"] * 0.5).all()
+
+
+@pytest.mark.parametrize("optimizer", ENTRIES)
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
+    optimizer, spec, tiny_corpus, tmp_path, monkeypatch
+):
+    run = spec(optimizer)
+    train(run, tiny_corpus, tmp_path / "whole")
+    whole_batch = TokenBatches.train
+
+    def power_cut(self, seed, step, batch_size):
+        if step == 9:
+            raise RuntimeError("power cut")
+        return whole_batch(self, seed, step, batch_size)
+
+    monkeypatch.setattr(TokenBatches, "train", power_cut)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(run, tiny_corpus, tmp_path / "cut")
+    monkeypatch.undo()
+    lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == 9  # one step past the checkpoint of step 8
+    train(run, tiny_corpus, tmp_path / "cut")
+    pd.testing.assert_frame_equal(
+        metrics(tmp_path / "cut"), metrics(tmp_path / "whole"), check_exact=True
+    )
+
+
+def test_a_run_killed_with_sigkill_goes_on_as_if_nothing_had_happened(spec, tiny_corpus, tmp_path):
+    run = spec("powerstep-int8", steps=600, val_every=20, warmup_steps=10)
+    train(run, tiny_corpus, tmp_path / "whole")
+    folder = tmp_path / "killed"
+    command = [sys.executable, "-m", "experiments", "train", "--spec", run.model_dump_json()]
+    command += ["--corpus", str(tiny_corpus), "--folder", str(folder), "--threads"]
+    command += [str(torch.get_num_threads())]
+    log = folder / "metrics.jsonl"
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (folder / "last.ckpt").exists() or log.read_bytes().count(b"\n") < 50:
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "summary.json").exists()
+    rows = log.read_text().count("\n")
+    assert rows < 600
+    with log.open("a") as file:
+        file.write('{"step": 7')  # what a kill in the middle of a write leaves behind
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    pd.testing.assert_frame_equal(metrics(folder), metrics(tmp_path / "whole"), check_exact=True)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(spec, tiny_corpus, tmp_path):
+    run = spec("adamw", args={"momentum": 0.0}, class_path="torch.optim.SGD", lr=1e30)
+    summary = train(run, tiny_corpus, tmp_path)
+    frame = metrics(tmp_path)
+    assert summary["status"] == "diverged"
+    assert summary["final_val_loss"] is None
+    assert summary["steps"] == len(frame) < run.training.steps
+    assert not math.isfinite(frame["train_loss"].iloc[-1])
+    assert np.isfinite(frame["train_loss"].iloc[0])
+
+
+def test_a_run_that_ends_worse_than_it_began_is_diverged(spec, tiny_corpus, tmp_path):
+    summary = train(spec("powerstep", lr=3.0), tiny_corpus, tmp_path)
+    assert summary["status"] == "diverged"
+    assert summary["steps"] == 12
+    assert metrics(tmp_path)["val_loss"].iloc[-1] > metrics(tmp_path)["train_loss"].iloc[0]
+
+
+def test_the_summary_counts_what_the_optimizer_keeps(spec, tiny_corpus, tmp_path):
+    run = spec("powerstep-int8")
+    summary = train(run, tiny_corpus, tmp_path)
+    sizes = [p.numel() for p in build_model(run.model).parameters()]
+    assert summary["parameters"] == sum(sizes)
+    assert summary["state_bytes"] == sum(n + 4 * math.ceil(n / 128) for n in sizes)
+    assert summary["status"] == "completed"
+    assert summary["tokens"] == 12 * 4 * 16
+    assert summary["best_val_loss"] <= summary["final_val_loss"] < metrics(tmp_path).train_loss[0]
+    assert summary["provenance"]["packages"]["torch"] == torch.__version__
+    assert list(pd.read_parquet(tmp_path / "metrics.parquet").columns) == list(COLUMNS)
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+
+
+def test_two_processes_never_train_the_same_run(spec, tiny_corpus, tmp_path):
+    with (tmp_path / "lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match="another process is training the run in"):
+            train(spec(), tiny_corpus, tmp_path)
+    assert not (tmp_path / "summary.json").exists()
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_lower_precision_trains_and_resumes(precision, spec, tiny_corpus, tmp_path):
+    summary = train(spec("powerstep", precision=precision), tiny_corpus, tmp_path)
+    assert summary["status"] == "completed"
+    # The momentum stays fp32 whatever the parameters' precision.
+    assert summary["state_bytes"] == 4 * summary["parameters"]
+    checkpoint = torch.load(Path(tmp_path, "last.ckpt"), weights_only=True)
+    state = checkpoint["optimizer_states"][0]["state"]
+    assert {value["momentum"].dtype for value in state.values()} == {torch.float32}
