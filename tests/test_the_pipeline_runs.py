@@ -1,0 +1,176 @@
+"""The Snakefile from end to end, on a tiny profile in a directory of its own."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.conftest import profile_values, write_profile
+
+ROOT = Path(__file__).parent.parent
+
+CRASHING = '''
+import torch
+
+class Crashing(torch.optim.SGD):
+    """Fails at its third step, as a bug in somebody's optimizer would."""
+
+    def step(self, closure=None):
+        self.count = getattr(self, "count", 0) + 1
+        if self.count == 3:
+            raise RuntimeError("this optimizer has a bug")
+        return super().step(closure)
+'''
+
+
+def snakemake(folder, *arguments, profile="tiny.yaml"):
+    """Run the project's Snakefile in `folder`; return its exit code and what it printed."""
+    done = subprocess.run(
+        [
+            *("snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)),
+            *("--workflow-profile", str(ROOT / "profiles" / "default")),
+            *("--config", f"profile={folder / profile}", *arguments),
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=os.environ,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, text_file):
+    """Return a directory in which the tiny profile has run to its end."""
+    path = tmp_path_factory.mktemp("pipeline")
+    write_profile(path / "tiny.yaml", profile_values(text_file))
+    code, output = snakemake(path)
+    assert code == 0, output
+    return path
+
+
+def test_it_ends_in_tables_figures_and_a_report(folder):
+    results = folder / "results" / "tiny"
+    for name in ("val_loss", "state_memory"):
+        for suffix in ("csv", "md", "tex"):
+            assert (results / "tables" / f"{name}.{suffix}").stat().st_size > 0
+    for name in ("loss_tiny", "state_memory"):
+        assert (results / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        assert (results / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert "<h1>PowerStep-Bench: tiny</h1>" in (results / "report.html").read_text()
+
+
+def test_it_ends_by_saying_what_was_found_and_where(folder):
+    (folder / "results" / "tiny" / "report.html").unlink()
+    code, output = snakemake(folder)
+    assert code == 0
+    assert "4 runs: 4 completed" in output
+    assert "tiny: PowerStep int8" not in output  # there is no fp32 PowerStep to compare with
+    assert "open results/tiny/report.html" in output
+
+
+def test_the_tables_numbers_are_those_of_the_runs(folder):
+    table = pd.read_csv(folder / "results/tiny/tables/val_loss.csv").set_index("optimizer")
+    summaries = [
+        json.loads(path.read_text())
+        for path in (folder / "results/runs/tiny/adamw").glob("*/summary.json")
+    ]
+    losses = [summary["final_val_loss"] for summary in summaries]
+    assert table.loc["adamw", "mean"] == pytest.approx(sum(losses) / 2)
+    assert table.loc["adamw", "n"] == 2
+
+
+def test_nothing_is_left_to_do_the_second_time(folder):
+    code, output = snakemake(folder, "--dry-run")
+    assert code == 0
+    assert "Nothing to be done" in output
+
+
+def test_each_run_stands_in_the_plan_as_a_job_of_its_own(folder, text_file):
+    values = profile_values(text_file)
+    values["experiments"]["comparison"]["seeds"] = [0, 1, 2]
+    write_profile(folder / "more.yaml", values)
+    code, output = snakemake(folder, "--dry-run", profile="more.yaml")
+    assert code == 0
+    assert output.count("train tiny with") == 2  # the runs of seeds 0 and 1 are there already
+    assert "lr0.01_seed2" in output
+
+
+def test_a_changed_entry_trains_its_own_runs_again_and_no_others(folder, text_file):
+    values = profile_values(text_file)
+    values["optimizers"] = {
+        "mine": {
+            "label": "PowerStep, beta 0.2",
+            "class": "powerstep.PowerStep",
+            "args": {"beta": 0.2},
+            "source": "a test",
+        }
+    }
+    values["experiments"]["comparison"]["optimizers"].append("mine")
+    write_profile(folder / "mine.yaml", values)
+    code, output = snakemake(folder, "--dry-run", profile="mine.yaml")
+    assert code == 0
+    trained = [line for line in output.splitlines() if "train tiny with" in line]
+    assert len(trained) == 2
+    assert all("with mine" in line for line in trained)
+
+
+def test_a_failed_run_stops_no_other_and_is_named(folder, text_file, tmp_path, monkeypatch):
+    (tmp_path / "crashing.py").write_text(CRASHING)
+    values = profile_values(text_file, steps=8)
+    values["optimizers"] = {
+        "crashing": {"label": "x", "class": "crashing.Crashing", "args": {}, "source": "a test"}
+    }
+    values["experiments"]["comparison"]["optimizers"] = ["crashing", "adamw"]
+    values["experiments"]["comparison"]["seeds"] = [0]
+    write_profile(folder / "failing.yaml", values)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    code, output = snakemake(folder, profile="failing.yaml")
+    assert code != 0
+    assert "this optimizer has a bug" in output
+    assert "failed: results/runs/tiny/crashing/" in output
+    finished = [
+        json.loads(path.read_text())["steps"]
+        for path in (folder / "results/runs/tiny/adamw").glob("*/summary.json")
+    ]
+    assert sorted(finished) == [8, 12, 12]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": -1}, "training.lr is -1, but it should be greater than 0"),
+        ({"batch_size": 100_000}, "tokens, but it must be below the"),
+    ],
+)
+def test_bad_input_ends_it_before_any_training(folder, text_file, change, message):
+    before = sorted((folder / "results" / "runs").rglob("*"))
+    write_profile(folder / "wrong.yaml", profile_values(text_file, **change))
+    code, output = snakemake(folder, profile="wrong.yaml")
+    assert code != 0
+    assert [line for line in output.splitlines() if line.startswith("error: ") and message in line]
+    assert sorted((folder / "results" / "runs").rglob("*")) == before
+
+
+def test_an_argument_that_a_class_lacks_ends_it_before_any_training(folder, text_file):
+    values = profile_values(text_file)
+    values["optimizers"] = {
+        "mine": {"label": "x", "class": "torch.optim.SGD", "args": {"gamma": 1}, "source": "a test"}
+    }
+    values["experiments"]["comparison"]["optimizers"] = ["adamw", "mine"]
+    values["experiments"]["comparison"]["seeds"] = [5]
+    write_profile(folder / "wrong.yaml", values)
+    code, output = snakemake(folder, profile="wrong.yaml")
+    assert code != 0
+    assert "error: optimizers.mine.args has 'gamma', but torch.optim.SGD accepts only" in output
+    assert not list((folder / "results" / "runs").rglob("*seed5*"))
+
+
+def test_an_unknown_key_of_the_command_line_is_refused(folder):
+    code, output = snakemake(folder, "steps=5")
+    assert code != 0
+    assert "error: --config has 'steps', but it accepts only profile=NAME" in output
