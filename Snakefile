@@ -44,6 +44,18 @@ def spec_of(wildcards):
     return RUNS[f"{wildcards.model}/{wildcards.optimizer}/{wildcards.run}"]
 
 
+def needs_of(wildcards):
+    """A run needs its corpus and a checked plan, and once it is done nothing any more.
+
+    Its name holds all that its result depends on, so no newer file could make it out of date.
+    """
+    spec = spec_of(wildcards)
+    outputs = [f"results/runs/{spec.path}/{name}" for name in ("summary.json", "metrics.parquet")]
+    if all(Path(output).exists() for output in outputs):
+        return []
+    return [f"{RESULTS}/plan.csv", f"results/corpora/{spec.corpus.path}/meta.json"]
+
+
 onsuccess:
     if Path(f"{RESULTS}/summary.txt").exists():
         print(Path(f"{RESULTS}/summary.txt").read_text())
@@ -82,8 +94,7 @@ rule corpus:
 
 rule plan:
     input:
-        # ancient: what a corpus holds is part of its name, so a newer file is no news.
-        ancient(expand("results/corpora/{corpus}/meta.json", corpus=CORPORA)),
+        expand("results/corpora/{corpus}/meta.json", corpus=CORPORA),
     output:
         f"{RESULTS}/plan.csv",
     log:
@@ -100,10 +111,7 @@ rule plan:
 
 rule train:
     input:
-        plan=ancient(f"{RESULTS}/plan.csv"),
-        corpus=lambda wildcards: ancient(
-            f"results/corpora/{spec_of(wildcards).corpus.path}/meta.json"
-        ),
+        needs_of,
     output:
         # Checkpoint and growing metrics are not declared: Snakemake would delete them before a job.
         summary="results/runs/{model}/{optimizer}/{run}/summary.json",
@@ -113,7 +121,7 @@ rule train:
     threads: 1
     params:
         spec=lambda wildcards: spec_of(wildcards).model_dump_json(),
-        corpus=lambda wildcards, input: Path(input.corpus).parent,
+        corpus=lambda wildcards: f"results/corpora/{spec_of(wildcards).corpus.path}",
         folder=lambda wildcards, output: Path(output.summary).parent,
     message:
         "train {wildcards.model} with {wildcards.optimizer}, {wildcards.run}"

@@ -14,7 +14,7 @@ class SaveLast(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save; Lightning writes a checkpoint atomically."""
-        trainer.save_checkpoint(self._path)
+        trainer.save_checkpoint(self._path, weights_only=False)  # the optimizer's state as well
 
 
 class ProgressLine(L.Callback):

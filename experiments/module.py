@@ -65,17 +65,18 @@ class LanguageModelRun(L.LightningModule):
 
     def training_step(self, batch: int, batch_idx: int) -> None:
         """Take one optimizer step on the batch of this step."""
-        settings, started = self.spec.training, time.perf_counter()
+        settings = self.spec.training
         step = self.global_step + 1
         lr = self.optimizer.param_groups[0]["lr"]
-        loss = self._accumulate_gradients()
-        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip_norm)
         is_validated = step % settings.val_every == 0
         is_logged = is_validated or step % settings.log_every == 0
         before = [p.detach().clone() for p in self.model.parameters()] if is_logged else []
-        optimizer_started = time.perf_counter()
+        started = _now()
+        loss = self._accumulate_gradients()
+        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip_norm)
+        update_started = _now()
         self.optimizers().step()
-        optimizer_seconds = time.perf_counter() - optimizer_started
+        finished = _now()
         self.lr_schedulers().step()
         self.last_row = row = {
             "step": step,
@@ -84,8 +85,8 @@ class LanguageModelRun(L.LightningModule):
             "lr": lr,
             "grad_norm": grad_norm.item(),
             "update_rms": _rms_difference(self.model.parameters(), before),
-            "step_seconds": time.perf_counter() - started,
-            "optimizer_seconds": optimizer_seconds,
+            "step_seconds": finished - started,
+            "optimizer_seconds": finished - update_started,
         }
         self.trainer.should_stop = not math.isfinite(loss)  # nothing finite comes after
         if self.trainer.should_stop or (is_logged and not is_validated):
@@ -142,6 +143,13 @@ class LanguageModelRun(L.LightningModule):
             / float(frame["step_seconds"].median()),
             "optimizer_seconds": float(frame["optimizer_seconds"].median()),
         }
+
+
+def _now() -> float:
+    """Return the time in seconds, once an accelerator has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def _rms_difference(params: Iterable[Tensor], before: list[Tensor]) -> float:

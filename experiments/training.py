@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,9 @@ from experiments.files import atomic
 from experiments.grid import RunSpec
 from experiments.machine import provenance
 from experiments.module import LanguageModelRun
+
+# It is: a batch is looked up by its step (experiments.module).
+warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
 
 
 def train(spec: RunSpec, corpus: Path, folder: Path) -> dict[str, Any]:
@@ -43,7 +47,10 @@ def train(spec: RunSpec, corpus: Path, folder: Path) -> dict[str, Any]:
         with atomic(folder / "spec.json") as path:
             path.write_text(spec.model_dump_json(indent=2, by_alias=True) + "\n")
         run = LanguageModelRun(spec, TokenBatches(corpus, spec.training.context), folder)
+        origin = provenance() | {"threads": torch.get_num_threads()}
         checkpoint = folder / "last.ckpt"
+        # Deterministic algorithms would also fill every fresh tensor with NaN, which takes time.
+        torch.utils.deterministic.fill_uninitialized_memory = False
         trainer = L.Trainer(
             max_steps=spec.training.steps,
             max_epochs=-1,
@@ -64,7 +71,7 @@ def train(spec: RunSpec, corpus: Path, folder: Path) -> dict[str, Any]:
         trainer.fit(run, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
         summary = run.summary() | {
             "corpus": {"name": facts.name, "tokens_sha256": facts.tokens_sha256},
-            "provenance": provenance() | {"threads": torch.get_num_threads()},
+            "provenance": origin,
         }
         with atomic(folder / "metrics.parquet") as path:
             run.metrics.frame().to_parquet(path, index=False)

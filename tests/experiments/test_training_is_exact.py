@@ -154,6 +154,18 @@ def test_a_run_killed_with_sigkill_goes_on_as_if_nothing_had_happened(spec, tiny
     pd.testing.assert_frame_equal(metrics(folder), metrics(tmp_path / "whole"), check_exact=True)
 
 
+def test_a_run_that_was_killed_before_its_summary_gets_one(spec, tiny_corpus, tmp_path):
+    run = spec("powerstep-int8")
+    summary = train(run, tiny_corpus, tmp_path)
+    whole = metrics(tmp_path)
+    (tmp_path / "summary.json").unlink()
+    (tmp_path / "metrics.parquet").unlink()
+    again = train(run, tiny_corpus, tmp_path)
+    pd.testing.assert_frame_equal(metrics(tmp_path), whole, check_exact=True)
+    for field in ("status", "steps", "final_val_loss", "state_bytes", "parameters"):
+        assert again[field] == summary[field]
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(spec, tiny_corpus, tmp_path):
     run = spec("adamw", args={"momentum": 0.0}, class_path="torch.optim.SGD", lr=1e30)
     summary = train(run, tiny_corpus, tmp_path)
