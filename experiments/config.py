@@ -86,7 +86,7 @@ class DocstringCorpus(_Corpus):
     kind: Literal["docstrings"]
     packages: tuple[str, ...] = Field(min_length=1, description="importable package names")
     sha256: str | None = Field(
-        default=None, description="of the text under the pinned versions; a mismatch is reported"
+        default=None, description="of the text it should be; the report tells where it is not"
     )
 
 

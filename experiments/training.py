@@ -41,6 +41,7 @@ def train(spec: RunSpec, corpus: Path, folder: Path) -> dict[str, Any]:
             training this run.
     """
     facts = read_facts(corpus)
+    expected_text = getattr(spec.corpus.settings, "sha256", None)
     check_size(facts, spec.training.batch_size, spec.training.context)
     folder.mkdir(parents=True, exist_ok=True)
     with _only_trainer_of(folder):
@@ -70,7 +71,11 @@ def train(spec: RunSpec, corpus: Path, folder: Path) -> dict[str, Any]:
         )
         trainer.fit(run, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
         summary = run.summary() | {
-            "corpus": {"name": facts.name, "tokens_sha256": facts.tokens_sha256},
+            "corpus": {
+                "name": facts.name,
+                "text_sha256": facts.text_sha256,
+                "as_recorded": facts.text_sha256 == expected_text if expected_text else None,
+            },
             "provenance": origin,
         }
         with atomic(folder / "metrics.parquet") as path:

@@ -24,7 +24,7 @@ def curve(final, steps=100):
     return step, final + 2 * (1 - step / steps)
 
 
-def write_run(runs, name, optimizer, final, diverged_at=None):
+def write_run(runs, name, optimizer, final, diverged_at, as_recorded):
     """Write a run's metrics.parquet and summary.json."""
     folder = runs / name
     folder.mkdir(parents=True)
@@ -44,7 +44,7 @@ def write_run(runs, name, optimizer, final, diverged_at=None):
         "tokens_per_second": 1e4,
         "optimizer_seconds": 1e-3,
         "peak_memory_bytes": 2**29,
-        "corpus": {"name": "tiny", "tokens_sha256": "ab" * 32},
+        "corpus": {"name": "tiny", "text_sha256": "ab" * 32, "as_recorded": as_recorded},
         "provenance": {"commit": "c" * 40, "packages": {"torch": "2.13.0"}},
     }
     (folder / "summary.json").write_text(json.dumps(summary))
@@ -54,12 +54,12 @@ def write_run(runs, name, optimizer, final, diverged_at=None):
 def results(tmp_path):
     """Return a function that makes the folder of a profile with its runs."""
 
-    def make(diverged=(), model="gpt2-pico", finals=FINAL):
+    def make(diverged=(), model="gpt2-pico", finals=FINAL, as_recorded=None):
         rows = []
         for (optimizer, seed), final in finals.items():
             run = f"{model}/{optimizer}/seed{seed}"
             at = 37 if (optimizer, seed) in diverged else None
-            write_run(tmp_path / "runs", run, optimizer, final, at)
+            write_run(tmp_path / "runs", run, optimizer, final, at, as_recorded)
             rows.append(
                 {
                     "experiment": "comparison",

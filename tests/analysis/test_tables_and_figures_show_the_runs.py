@@ -140,6 +140,12 @@ def test_the_findings_name_differences_and_their_signs(collected):
     assert findings[2] == "optimizer state in bytes per parameter: AdamW 8.00, PowerStep 4.00"
 
 
+@pytest.mark.parametrize(("as_recorded", "is_told"), [(None, False), (True, False), (False, True)])
+def test_another_corpus_than_the_recorded_one_is_told(collected, as_recorded, is_told):
+    findings = find(load_runs(collected(as_recorded=as_recorded)))
+    assert any("the corpus is not the recorded one" in finding for finding in findings) == is_told
+
+
 def test_the_report_opens_without_a_network(collected):
     folder = collected()
     write_figures(folder)

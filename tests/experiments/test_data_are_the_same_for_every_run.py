@@ -8,7 +8,13 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from experiments.config import ConfigError, DocstringCorpus, HuggingFaceCorpus, TextCorpus
+from experiments.config import (
+    ConfigError,
+    DocstringCorpus,
+    HuggingFaceCorpus,
+    TextCorpus,
+    load_profile,
+)
 from experiments.corpus import build, read_facts, read_tokens
 from experiments.data import TokenBatches, check_size
 from experiments.sources import documents, fingerprint
@@ -23,6 +29,14 @@ def test_a_corpus_built_twice_is_the_same(tmp_path):
     content = (tmp_path / "first" / "tokens.bin").read_bytes()
     assert hashlib.sha256(content).hexdigest() == first.tokens_sha256
     assert len(content) == 2 * (first.train_tokens + first.val_tokens)
+
+
+def test_the_built_in_corpus_is_the_recorded_text():
+    settings = load_profile("laptop").datasets["docstrings"]
+    digest = hashlib.sha256()
+    for text in documents("docstrings", settings):
+        digest.update(text.encode() + b"\0")
+    assert digest.hexdigest() == settings.sha256
 
 
 def test_docstrings_are_real_text_and_each_stands_once():
