@@ -61,10 +61,10 @@ def find(runs: pd.DataFrame) -> list[str]:
         f"{row.label} {row.bytes_per_parameter:.2f}" for row in largest.itertuples(index=False)
     )
     findings.append(f"optimizer state in bytes per parameter: {sizes}")
-    if not runs["corpus.as_recorded"].fillna(True).all():  # None where none is recorded
+    if runs["corpus.as_recorded"].eq(False).any():  # missing where none is recorded
         findings.append(
-            "the corpus is not the recorded one (other versions than in requirements.lock?): losses do"
-            " not compare exactly with those of other machines"
+            "the corpus is not the recorded one (other versions than in requirements.lock?):"
+            " losses do not compare exactly with those of other machines"
         )
     return findings
 
