@@ -8,21 +8,22 @@ PROFILE ?= laptop
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
+IN_VENV := PATH="$(BIN):$$PATH"
 
 .PHONY: reproduce test lint lock clean
 .DELETE_ON_ERROR:
 
 reproduce: $(VENV)/installed
-	PATH="$(BIN):$$PATH" snakemake --config profile=$(PROFILE)
+	$(IN_VENV) snakemake --config profile=$(PROFILE)
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(IN_VENV) python -m pytest
 
 lint: $(VENV)/installed
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/snakefmt --check Snakefile
-	PATH="$(BIN):$$PATH" python tests/lint_snakefile.py
+	$(IN_VENV) ruff check .
+	$(IN_VENV) ruff format --check .
+	$(IN_VENV) snakefmt --check Snakefile
+	$(IN_VENV) python tests/lint_snakefile.py
 
 $(VENV)/installed: requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "PYTHON is $(PYTHON), which is not on PATH: install Python 3.11 or name it, as in 'make PYTHON=/path/to/python3.11'" >&2; exit 1; }
@@ -33,13 +34,14 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --no-deps --editable .
 	@touch $@
 
-# Resolves pyproject.toml anew and writes every version it chose. Local build tags
-# (+cpu) are cut off, so that the pins install on any machine.
+# Resolves pyproject.toml anew, but for torch, and writes every version it chose. Build tags (+cpu)
+# and what only a CUDA build brings along are left out, so that the pins install on any machine.
 lock:
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/pip install --quiet --editable '.[experiments,test]'
+	$(VENV)-lock/bin/pip install --quiet torch==2.13.0 --editable '.[experiments,test]'
 	{ echo '# Written by `make lock` from pyproject.toml; Python 3.11.'; \
-	  $(VENV)-lock/bin/pip freeze --exclude-editable | sed 's/+.*//' | sort -f; } > requirements.lock
+	  $(VENV)-lock/bin/pip freeze --exclude-editable | sed 's/+.*//' \
+	  | grep -v -e '^nvidia-' -e '^cuda-' -e '^triton' | sort -f; } > requirements.lock
 	rm -rf $(VENV)-lock
 
 clean:

@@ -28,6 +28,8 @@ RUNS = {run.spec.path: run.spec for run in PLAN}
 CORPORA = {spec.corpus.path: spec.corpus for spec in RUNS.values()}
 MODELS = list(dict.fromkeys(spec.model_name for spec in RUNS.values()))
 RESULTS = f"results/{Path(PROFILE).stem}"
+# Named by what it holds: one that is refused deletes no other.
+PLAN_FILE = f"{RESULTS}/plans/{digest(PLAN)}.csv"
 TABLES = expand(
     f"{RESULTS}/tables/{{table}}.{{format}}",
     table=["val_loss", "state_memory"],
@@ -53,7 +55,7 @@ def needs_of(wildcards):
     outputs = [f"results/runs/{spec.path}/{name}" for name in ("summary.json", "metrics.parquet")]
     if all(Path(output).exists() for output in outputs):
         return []
-    return [f"{RESULTS}/plan.csv", f"results/corpora/{spec.corpus.path}/meta.json"]
+    return [PLAN_FILE, f"results/corpora/{spec.corpus.path}/meta.json"]
 
 
 onsuccess:
@@ -135,7 +137,7 @@ rule train:
 
 rule collect:
     input:
-        plan=f"{RESULTS}/plan.csv",
+        plan=PLAN_FILE,
         summaries=expand("results/runs/{run}/summary.json", run=RUNS),
         metrics=expand("results/runs/{run}/metrics.parquet", run=RUNS),
     output:
@@ -145,10 +147,12 @@ rule collect:
         f"{RESULTS}/logs/collect.log",
     params:
         folder=lambda wildcards: RESULTS,
+        plan=PLAN_FILE,  # an older plan that is asked for again is news too
     message:
         "collect the metrics of all runs"
     shell:
-        "python -m analysis collect {params.folder:q} --runs results/runs > {log:q} 2>&1"
+        "python -m analysis collect {params.folder:q} --plan {input.plan:q} --runs results/runs"
+        " > {log:q} 2>&1"
 
 
 rule tables:

@@ -17,13 +17,14 @@ def main(arguments: list[str] | None = None) -> None:
         command = commands.add_parser(name, help=purpose)
         command.add_argument("folder", type=Path, help="of the profile, such as results/laptop")
         if name == "collect":
+            command.add_argument("--plan", type=Path, required=True, help="CSV of the planned runs")
             command.add_argument("--runs", type=Path, required=True, help="folder of all runs")
     options = parser.parse_args(arguments)
 
     if options.command == "collect":
         from analysis.frames import collect
 
-        collect(options.folder, options.runs)
+        collect(options.plan, options.runs, options.folder)
     elif options.command == "tables":
         from analysis.tables import write_tables
 

@@ -8,17 +8,18 @@ import pandas as pd
 from experiments.files import atomic
 
 
-def collect(folder: Path, runs_folder: Path) -> None:
+def collect(plan_file: Path, runs_folder: Path, folder: Path) -> None:
     """Join a profile's plan with what its runs left behind.
 
     Writes `runs.csv`, one row a planned run with the plan's columns and the run's summary, and
     `metrics.parquet`, one row a logged step with the column `run` that tells whose it is.
 
     Args:
-        folder: of the profile, with plan.csv.
+        plan_file: CSV with the planned runs (experiments.__main__.plan_row).
         runs_folder: holds the folder of each run.
+        folder: of the profile, where both files go.
     """
-    plan = pd.read_csv(folder / "plan.csv")
+    plan = pd.read_csv(plan_file)
     summaries, metrics = [], []
     for run in plan["run"].unique():
         summary = json.loads((runs_folder / run / "summary.json").read_text())

@@ -24,7 +24,9 @@ class ConfigError(ValueError):
 class Settings(BaseModel):
     """A frozen mapping whose keys are all known."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -172,27 +174,20 @@ class Experiment(Settings):
     )
 
 
-class Profile(Settings):
-    """One file of experiments. Its own registries add to the shared ones."""
+class Registries(Settings):
+    """What names mean. Each shared registry is a file of its own beside the profiles."""
 
-    dataset: str = Field(description="name in datasets.yaml")
-    training: dict[str, Any] = Field(description="training settings of every experiment")
-    experiments: dict[Name, Experiment] = Field(min_length=1)
     models: dict[Name, ModelSettings] = {}
     optimizers: dict[Name, OptimizerSettings] = {}
     datasets: dict[Name, CorpusSettings] = {}
 
 
-class _Models(Settings):
-    models: dict[Name, ModelSettings]
+class Profile(Registries):
+    """One file of experiments. Its own registries add to the shared ones."""
 
-
-class _Optimizers(Settings):
-    optimizers: dict[Name, OptimizerSettings]
-
-
-class _Datasets(Settings):
-    datasets: dict[Name, CorpusSettings]
+    dataset: str = Field(description="name in datasets.yaml")
+    training: dict[str, Any] = Field(description="training settings of every experiment")
+    experiments: dict[Name, Experiment] = Field(min_length=1)
 
 
 _S = TypeVar("_S", bound=Settings)
@@ -226,24 +221,24 @@ def load_profile(name: str) -> Profile:
             " or the path of a YAML file"
         )
     profile = _read(path, Profile)
-    registries = {
-        "models": _read(CONFIG_DIR / "models.yaml", _Models).models,
-        "optimizers": _read(CONFIG_DIR / "optimizers.yaml", _Optimizers).optimizers,
-        "datasets": _read(CONFIG_DIR / "datasets.yaml", _Datasets).datasets,
-    }
-    for kind, shared in registries.items():
-        for twice in shared.keys() & getattr(profile, kind).keys():
+    joined = {}
+    for kind in Registries.model_fields:
+        own, shared = getattr(profile, kind), getattr(_read_registry(kind), kind)
+        for twice in shared.keys() & own.keys():
             raise ConfigError(
                 f"{path.name}: {kind}.{twice} already stands in {kind}.yaml: choose another name"
             )
-        registries[kind] = shared | getattr(profile, kind)
-    return profile.model_copy(update=registries)
+        joined[kind] = shared | own
+    return profile.model_copy(update=joined)
 
 
 def profile_names() -> list[str]:
     """Names of the profiles that come with the project."""
-    registries = {"models", "optimizers", "datasets"}
-    return sorted({path.stem for path in CONFIG_DIR.glob("*.yaml")} - registries)
+    return sorted({path.stem for path in CONFIG_DIR.glob("*.yaml")} - set(Registries.model_fields))
+
+
+def _read_registry(kind: str) -> Registries:
+    return _read(CONFIG_DIR / f"{kind}.yaml", Registries)
 
 
 def _read(path: Path, settings: type[_S]) -> _S:

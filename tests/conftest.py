@@ -59,7 +59,7 @@ def profile_values(text_file, **training):
 
 
 def write_profile(path: Path, values) -> Path:
-    path.write_text(yaml.safe_dump(json.loads(json.dumps(values))))
+    path.write_text(yaml.safe_dump(json.loads(json.dumps(values))))  # plain, without aliases
     return path
 
 

@@ -26,7 +26,7 @@ def collected(results):
 
     def make(**changes):
         folder = results(**changes)
-        collect(folder, folder.parent / "runs")
+        collect(folder / "plan.csv", folder.parent / "runs", folder)
         return folder
 
     return make

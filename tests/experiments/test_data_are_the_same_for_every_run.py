@@ -74,6 +74,13 @@ def test_a_dataset_of_datasets_is_read_from_a_local_folder(tmp_path, streaming):
     assert list(documents("local", settings)) == texts[:40]
 
 
+def test_a_dataset_without_text_is_refused(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text": ""}\n')
+    settings = HuggingFaceCorpus(kind="huggingface", path=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"datasets.empty has 1 tokens, but there must be"):
+        build("empty", settings, tmp_path / "corpus")
+
+
 def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"title": "a", "body": "b"}\n')
     settings = HuggingFaceCorpus(kind="huggingface", path=str(tmp_path))
