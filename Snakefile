@@ -29,7 +29,8 @@ CORPORA = {spec.corpus.path: spec.corpus for spec in RUNS.values()}
 MODELS = list(dict.fromkeys(spec.model_name for spec in RUNS.values()))
 RESULTS = f"results/{Path(PROFILE).stem}"
 # Named by what it holds: one that is refused deletes no other.
-PLAN_FILE = f"{RESULTS}/plans/{digest(PLAN)}.csv"
+PLAN_DIGEST = digest(PLAN)
+PLAN_FILE = f"{RESULTS}/plans/{PLAN_DIGEST}.csv"
 TABLES = expand(
     f"{RESULTS}/tables/{{table}}.{{format}}",
     table=["val_loss", "state_memory"],
@@ -64,12 +65,18 @@ onsuccess:
 
 
 onerror:
-    for run in RUNS:
-        folder = Path(f"results/runs/{run}")
-        if (folder / "train.log").exists() and not (folder / "summary.json").exists():
-            print(
-                f"failed: {folder}; its train.log says why, and the same command goes on from here"
-            )
+    jobs = {
+        f"results/logs/corpus_{name}.log": f"results/corpora/{name}/meta.json"
+        for name in CORPORA
+    }
+    jobs[f"{RESULTS}/logs/plan.log"] = PLAN_FILE
+    jobs |= {
+        f"results/runs/{run}/train.log": f"results/runs/{run}/summary.json" for run in RUNS
+    }
+    for job_log, made in jobs.items():
+        if Path(job_log).exists() and not Path(made).exists():
+            lines = Path(job_log).read_text().split("\n")
+            print(f"failed: {made}", *[line for line in lines if line][-1:], sep="\n  ")
 
 
 rule all:
@@ -98,12 +105,11 @@ rule plan:
     input:
         expand("results/corpora/{corpus}/meta.json", corpus=CORPORA),
     output:
-        f"{RESULTS}/plan.csv",
+        PLAN_FILE,
     log:
         f"{RESULTS}/logs/plan.log",
     params:
         profile=PROFILE,
-        digest=digest(PLAN),
     message:
         "check every run of {params.profile} before the first one trains"
     shell:
@@ -147,7 +153,7 @@ rule collect:
         f"{RESULTS}/logs/collect.log",
     params:
         folder=lambda wildcards: RESULTS,
-        plan=PLAN_FILE,  # an older plan that is asked for again is news too
+        digest=PLAN_DIGEST,  # runs it again when the plan changes
     message:
         "collect the metrics of all runs"
     shell:

@@ -119,6 +119,32 @@ def test_a_changed_entry_trains_its_own_runs_again_and_no_others(folder, text_fi
     assert all("with mine" in line for line in trained)
 
 
+def test_an_edit_of_the_profile_does_what_it_asks_for_and_no_more(folder, text_file):
+    values = profile_values(text_file)
+    values["optimizers"] = {
+        "mine": {"label": "Mine", "class": "torch.optim.SGD", "args": {}, "source": "a test"}
+    }
+    values["experiments"]["comparison"]["optimizers"].append("mine")
+    write_profile(folder / "tiny.yaml", values)
+    code, output = snakemake(folder)
+    assert code == 0
+    assert output.count("train tiny with") == output.count("train tiny with mine") == 2
+    assert "6 runs: 6 completed" in output
+
+    values["optimizers"]["mine"]["label"] = "SGD"
+    write_profile(folder / "tiny.yaml", values)
+    code, output = snakemake(folder)
+    assert code == 0
+    assert "train tiny with" not in output
+    assert "| SGD " in (folder / "results/tiny/tables/val_loss.md").read_text()
+
+    write_profile(folder / "tiny.yaml", profile_values(text_file))
+    code, output = snakemake(folder)
+    assert code == 0
+    assert "train tiny with" not in output
+    assert "4 runs: 4 completed" in output
+
+
 def test_a_failed_run_stops_no_other_and_is_named(folder, text_file, tmp_path, monkeypatch):
     (tmp_path / "crashing.py").write_text(CRASHING)
     values = profile_values(text_file, steps=8)
@@ -131,8 +157,8 @@ def test_a_failed_run_stops_no_other_and_is_named(folder, text_file, tmp_path, m
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     code, output = snakemake(folder, profile="failing.yaml")
     assert code != 0
-    assert "this optimizer has a bug" in output
-    assert "failed: results/runs/tiny/crashing/" in output
+    named = output[output.index("failed: results/runs/tiny/crashing/") :]
+    assert "RuntimeError: this optimizer has a bug" in named
     finished = [
         json.loads(path.read_text())["steps"]
         for path in (folder / "results/runs/tiny/adamw").glob("*/summary.json")
