@@ -18,7 +18,7 @@ from experiments.grid import digest, plan
 try:
     if unknown := sorted(set(config) - {"profile"}):
         raise ConfigError(f"--config has {unknown[0]!r}, but it accepts only profile=NAME")
-    PROFILE = config.get("profile", "laptop")
+    PROFILE = str(config.get("profile", "laptop"))
     PLAN = plan(load_profile(PROFILE))
 except ConfigError as error:
     sys.exit(f"error: {error}")

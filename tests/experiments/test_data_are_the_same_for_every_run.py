@@ -75,8 +75,9 @@ def test_a_dataset_of_datasets_is_read_from_a_local_folder(tmp_path, streaming):
 
 
 def test_a_dataset_without_text_is_refused(tmp_path):
-    (tmp_path / "rows.jsonl").write_text('{"text": ""}\n')
-    settings = HuggingFaceCorpus(kind="huggingface", path=str(tmp_path))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "rows.jsonl").write_text('{"text": ""}\n')
+    settings = HuggingFaceCorpus(kind="huggingface", path=str(tmp_path / "data"))
     with pytest.raises(ConfigError, match=r"datasets.empty has 1 tokens, but there must be"):
         build("empty", settings, tmp_path / "corpus")
 
