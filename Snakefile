@@ -134,8 +134,8 @@ rule train:
     message:
         "train {wildcards.model} with {wildcards.optimizer}, {wildcards.run}"
     shell:
-        # glibc returns large tensors to the system after every step, and taking them back costs half
-        # of a small model's step; these settings keep them.
+        # glibc returns large tensors to the system after every step, and a small model spends much of
+        # its time on taking them back; these settings keep them.
         "MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296"
         " python -m experiments train --spec {params.spec:q} --corpus {params.corpus:q}"
         " --folder {params.folder:q} --threads {threads} > {log:q} 2>&1"

@@ -8,7 +8,7 @@ import seaborn as sns
 
 from analysis.frames import load_metrics, load_runs
 from analysis.statistics import estimate
-from analysis.tables import state_memory_numbers
+from analysis.tables import largest_model, state_memory_numbers
 from experiments.files import atomic
 
 mpl.use("agg")
@@ -74,8 +74,7 @@ def loss_figure(runs: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
 
 def state_memory_figure(runs: pd.DataFrame) -> Figure:
     """Draw the optimizer-state bytes per parameter of each optimizer, for the largest model."""
-    numbers = state_memory_numbers(runs)
-    numbers = numbers[numbers["parameters"] == numbers["parameters"].max()]
+    numbers = largest_model(state_memory_numbers(runs))
     figure, axis = plt.subplots(figsize=(COLUMN_WIDTH, 0.35 + 0.26 * len(numbers)))
     bars = axis.barh(
         numbers["label"],
@@ -116,6 +115,8 @@ def _draw(
 def _zoom_on_late_losses(axis: Axes) -> None:
     """Leave out the first tenth of the steps' height, under which the rest would be one line."""
     lines = [line.get_xydata() for line in axis.get_lines() if len(line.get_xydata()) > 1]
+    if not lines:  # every run diverged before its second point
+        return
     last = max(line[-1, 0] for line in lines)
     late = [y for line in lines for x, y in line if x >= last / 10]
     margin = 0.05 * (max(late) - min(late))

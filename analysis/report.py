@@ -8,7 +8,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis.frames import load_runs
 from analysis.statistics import Estimate, paired_difference
-from analysis.tables import state_memory_numbers, state_memory_table, val_loss_table
+from analysis.tables import (
+    MISSING,
+    largest_model,
+    state_memory_numbers,
+    state_memory_table,
+    val_loss_table,
+)
 from experiments.files import atomic
 
 
@@ -54,12 +60,10 @@ def find(runs: pd.DataFrame) -> list[str]:
                 continue
             difference = paired_difference(losses[a]["final_val_loss"], losses[b]["final_val_loss"])
             labels = [losses[name]["label"].iloc[0] for name in (a, b)]
-            findings.append(f"{model}: {_compare(*labels, difference)}")
-    numbers = state_memory_numbers(runs)
-    largest = numbers[numbers["parameters"] == numbers["parameters"].max()]
-    sizes = ", ".join(
-        f"{row.label} {row.bytes_per_parameter:.2f}" for row in largest.itertuples(index=False)
-    )
+            diverged = sum((runs["status"] == "diverged").sum() for runs in losses.values())
+            findings.append(f"{model}: {_compare(*labels, difference, diverged)}")
+    largest = largest_model(state_memory_numbers(runs))
+    sizes = ", ".join(f"{row.label} {row.bytes_per_parameter:.2f}" for row in largest.itertuples())
     findings.append(f"optimizer state in bytes per parameter: {sizes}")
     if runs["corpus.as_recorded"].eq(False).any():  # missing where none is recorded
         findings.append(
@@ -69,9 +73,11 @@ def find(runs: pd.DataFrame) -> list[str]:
     return findings
 
 
-def _compare(a: str, b: str, difference: Estimate | None) -> str:
+def _compare(a: str, b: str, difference: Estimate | None, diverged: int) -> str:
     if difference is None:
         return f"{a} against {b}: no seed completed with both"
+    if diverged:  # the seeds that are left would flatter whichever diverged
+        return f"{a} against {b}: not compared, {diverged} of their runs diverged"
     sign = "above" if difference.mean > 0 else "below"
     size = Estimate(abs(difference.mean), difference.half_width, difference.n)
     return f"{a} ends {size} nats {sign} {b} (final validation loss, n={difference.n})"
@@ -90,7 +96,7 @@ def _run_table(runs: pd.DataFrame) -> pd.DataFrame:
             "seed": runs["seed"],
             "status": runs["status"],
             "steps": runs["steps"],
-            "final val loss": runs["final_val_loss"].map("{:.4f}".format),
+            "final val loss": runs["final_val_loss"].map("{:.4f}".format, na_action="ignore"),
             "tokens/s": runs["tokens_per_second"].map("{:,.0f}".format),
             "optimizer step (ms)": (runs["optimizer_seconds"] * 1e3).map("{:.1f}".format),
             "peak memory (MiB)": (runs["peak_memory_bytes"] / 2**20).map("{:,.0f}".format),
@@ -112,7 +118,7 @@ def _provenance(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _html(table: pd.DataFrame) -> str:
-    return table.rename_axis(index=None, columns=table.index.name).to_html(border=0)
+    return table.rename_axis(index=None, columns=table.index.name).to_html(border=0, na_rep=MISSING)
 
 
 def _summary(folder: Path, findings: list[str]) -> str:

@@ -1,12 +1,13 @@
 """The tables: numbers as CSV, the same for readers as Markdown and LaTeX."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
 from analysis.frames import load_runs
 from analysis.reference import load_reference
-from analysis.statistics import estimate
+from analysis.statistics import Estimate, estimate
 from experiments.files import atomic
 
 MISSING = "–"
@@ -64,11 +65,10 @@ def val_loss_table(runs: pd.DataFrame) -> pd.DataFrame:
     them, its smallest model is shown.
     """
     published = load_reference()["val_loss"]
-    columns = {}
-    for model, of_model in runs.groupby("model", sort=False):
-        columns[f"{model}, ours"] = {
-            label: _val_loss_cell(group) for label, group in of_model.groupby("label")
-        }
+    columns = {
+        f"{model}, ours": {row.label: _val_loss_cell(row) for row in of_model.itertuples()}
+        for model, of_model in val_loss_numbers(runs).groupby("model", sort=False)
+    }
     models = [model for model in runs["model"].unique() if model in published]
     names = runs.drop_duplicates("label").set_index("label")["optimizer"]
     for model in models or ["gpt2-small"]:
@@ -112,11 +112,16 @@ def state_memory_table(runs: pd.DataFrame) -> pd.DataFrame:
     return _by_optimizer(columns, runs)
 
 
-def _val_loss_cell(group: pd.DataFrame) -> str:
-    diverged = (group["status"] == "diverged").sum()
-    if diverged:
-        return f"diverged ({diverged} of {len(group)})"
-    return f"{estimate(group['final_val_loss'])} (n={len(group)})"
+def largest_model(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the model with the most parameters, in whose state no counter shows."""
+    return numbers[numbers["parameters"] == numbers["parameters"].max()]
+
+
+def _val_loss_cell(row: NamedTuple) -> str:
+    """Show a row of `val_loss_numbers`."""
+    if row.diverged:
+        return f"diverged ({row.diverged} of {row.n})"
+    return f"{Estimate(row.mean, row.ci95, row.n)} (n={row.n})"
 
 
 def _by_optimizer(columns: dict[str, dict[str, str]], runs: pd.DataFrame) -> pd.DataFrame:

@@ -40,7 +40,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         options.run(options)
     except ConfigError as error:
-        sys.exit(_fail(error))
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def run_corpus(options: argparse.Namespace) -> None:
@@ -88,11 +89,6 @@ def run_train(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     summary = train(RunSpec.model_validate_json(options.spec), options.corpus, options.folder)
     print(f"{summary['status']} after {summary['steps']} steps: {summary['final_val_loss']}")
-
-
-def _fail(error: ConfigError) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

@@ -223,7 +223,10 @@ def load_profile(name: str) -> Profile:
     profile = _read(path, Profile)
     joined = {}
     for kind in Registries.model_fields:
-        own, shared = getattr(profile, kind), getattr(_read_registry(kind), kind)
+        own, shared = (
+            getattr(profile, kind),
+            getattr(_read(CONFIG_DIR / f"{kind}.yaml", Registries), kind),
+        )
         for twice in shared.keys() & own.keys():
             raise ConfigError(
                 f"{path.name}: {kind}.{twice} already stands in {kind}.yaml: choose another name"
@@ -235,10 +238,6 @@ def load_profile(name: str) -> Profile:
 def profile_names() -> list[str]:
     """Names of the profiles that come with the project."""
     return sorted({path.stem for path in CONFIG_DIR.glob("*.yaml")} - set(Registries.model_fields))
-
-
-def _read_registry(kind: str) -> Registries:
-    return _read(CONFIG_DIR / f"{kind}.yaml", Registries)
 
 
 def _read(path: Path, settings: type[_S]) -> _S:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from experiments.sources import documents
 
 END_OF_TEXT = "<|endoftext|>"
 TOKEN_DTYPE = np.uint16
-TOKENIZER_DOCUMENTS = 100_000  # the tokenizer is trained on no more than this
+TOKENIZER_DOCUMENTS = 20_000  # the tokenizer is trained on no more than this; held in memory
 _DOCUMENTS_AT_ONCE = 1_000
 
 
@@ -47,14 +47,14 @@ def build(name: str, settings: CorpusSettings, folder: Path) -> CorpusFacts:
     Raises:
         ConfigError: the corpus has too little text to be split.
     """
-    tokenizer = train_tokenizer(
-        islice(documents(name, settings), TOKENIZER_DOCUMENTS), settings.vocab_size
-    )
+    texts = documents(name, settings)
+    first = list(islice(texts, TOKENIZER_DOCUMENTS))
+    tokenizer = train_tokenizer(first, settings.vocab_size)
     with atomic(folder / "tokenizer.json") as path:
         tokenizer.save(str(path))
     count, text, stream = 0, hashlib.sha256(), hashlib.sha256()
     with atomic(folder / "tokens.bin") as path, path.open("wb") as file:
-        for batch in _batches(documents(name, settings)):
+        for batch in _batches(chain(first, texts)):
             count += len(batch)
             tokens = _encode(tokenizer, batch)
             text.update("\0".join(batch).encode() + b"\0")

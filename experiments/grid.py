@@ -77,11 +77,33 @@ def plan(profile: Profile) -> list[PlannedRun]:
     Raises:
         ConfigError: a name is not in its registry, or settings do not fit together.
     """
-    return [
+    runs = [
         planned
         for name, experiment in profile.experiments.items()
         for planned in _expand(profile, name, experiment)
     ]
+    _check_comparable(runs)
+    return runs
+
+
+def _check_comparable(runs: list[PlannedRun]) -> None:
+    """Refuse what would stand in one cell of a table though it does not belong together."""
+    by_model, by_label = {}, {}
+    for run in runs:
+        optimizer = run.spec.optimizer.name
+        same_label = by_label.setdefault(run.label, optimizer)
+        if same_label != optimizer:
+            raise ConfigError(
+                f"optimizers.{optimizer}.label is {run.label!r}, but {same_label} has that label:"
+                " it must be another one"
+            )
+        first = by_model.setdefault(run.spec.model_name, run)
+        if (first.spec.training, first.spec.corpus) != (run.spec.training, run.spec.corpus):
+            raise ConfigError(
+                f"experiments.{run.experiment} trains {run.spec.model_name} with other settings"
+                f" than experiments.{first.experiment}, but a profile must train a model with one"
+                " dataset and one training: give one of them a profile of its own"
+            )
 
 
 def _expand(profile: Profile, name: str, experiment: Experiment) -> list[PlannedRun]:

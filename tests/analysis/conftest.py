@@ -54,11 +54,11 @@ def write_run(runs, name, optimizer, final, diverged_at, as_recorded):
 def results(tmp_path):
     """Return a function that makes the folder of a profile with its runs."""
 
-    def make(diverged=(), model="gpt2-pico", finals=FINAL, as_recorded=None):
+    def make(diverged=(), diverged_at=37, model="gpt2-pico", finals=FINAL, as_recorded=None):
         rows = []
         for (optimizer, seed), final in finals.items():
             run = f"{model}/{optimizer}/seed{seed}"
-            at = 37 if (optimizer, seed) in diverged else None
+            at = diverged_at if (optimizer, seed) in diverged else None
             write_run(tmp_path / "runs", run, optimizer, final, at, as_recorded)
             rows.append(
                 {

@@ -121,6 +121,25 @@ def test_a_diverged_run_is_drawn_up_to_the_divergence_and_marked(collected):
     assert [mark.get_xdata()[0] for mark in train.get_lines() if mark.get_marker() == "x"] == [36]
 
 
+@pytest.mark.parametrize("diverged_at", [1, 2, 5, 37])
+def test_runs_that_all_diverged_leave_a_gap(collected, diverged_at):
+    folder = collected(diverged=list(FINAL), diverged_at=diverged_at)
+    write_tables(folder)
+    write_figures(folder)
+    write_report(folder)
+    page = (folder / "report.html").read_text()
+    assert page.count("diverged (3 of 3)") == 2
+    assert ">nan<" not in page.lower()
+
+
+def test_a_difference_over_fewer_seeds_is_never_shown(collected):
+    findings = find(load_runs(collected(diverged=[("powerstep", 1)])))
+    assert findings[0] == "6 runs: 5 completed, 1 diverged"
+    assert (
+        findings[1] == "gpt2-pico: PowerStep against AdamW: not compared, 1 of their runs diverged"
+    )
+
+
 def test_an_optimizer_of_which_every_run_diverged_leaves_a_gap(collected):
     folder = collected(diverged=[("powerstep", seed) for seed in range(3)])
     write_tables(folder)

@@ -95,6 +95,24 @@ def test_an_argument_that_names_no_field_of_the_model_is_refused(tmp_path, text_
         plan(load_profile(str(path)))
 
 
+def test_what_one_table_could_not_tell_apart_is_refused(tmp_path, text_file):
+    values = profile_values(text_file)
+    values["optimizers"] = {
+        "mine": {"label": "AdamW", "class": "a.b", "args": {}, "source": "me"},
+    }
+    values["experiments"]["comparison"]["optimizers"] = ["adamw", "mine"]
+    path = write_profile(tmp_path / "wrong.yaml", values)
+    with pytest.raises(ConfigError, match=r"mine.label is 'AdamW', but adamw has that label"):
+        plan(load_profile(str(path)))
+
+    values = profile_values(text_file)
+    again = values["experiments"]["comparison"] | {"training": {"lr": 1}}
+    values["experiments"]["later"] = again
+    write_profile(path, values)
+    with pytest.raises(ConfigError, match=r"later trains tiny with other settings than .*compar"):
+        plan(load_profile(str(path)))
+
+
 def test_a_name_that_is_taken_is_refused(tmp_path, text_file):
     values = profile_values(text_file)
     values["models"]["gpt2-pico"] = values["models"]["tiny"]
