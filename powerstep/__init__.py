@@ -10,13 +10,20 @@ Example:
 
 from powerstep.functional import powerstep_, signed_power
 from powerstep.optimizer import PowerStep
-from powerstep.quantization import dequantize_blockwise, quantize_blockwise
+from powerstep.quantization import (
+    dequantize_blockwise,
+    pack_int4,
+    quantize_blockwise,
+    unpack_int4,
+)
 
 __all__ = [
     "PowerStep",
     "dequantize_blockwise",
+    "pack_int4",
     "powerstep_",
     "quantize_blockwise",
     "signed_power",
+    "unpack_int4",
 ]
 __version__ = "0.1.0"

@@ -1,5 +1,8 @@
 """The signed power transform and the PowerStep update, as functions of plain tensors."""
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 
@@ -7,6 +10,7 @@ def signed_power(x: Tensor, beta: float) -> Tensor:
     """Return Φ_β(x) = sign(x)·|x|^β, elementwise (arXiv:2605.10335, Algorithm 1).
 
     Φ_β(0) = 0 for every β, β = 0 included; Φ_0 is the sign and Φ_1 the identity, both exactly.
+    Φ_β(±inf) = ±inf for β > 0 and ±1 for β = 0; NaN stays NaN for every β.
 
     Args:
         x: any shape, a floating dtype; left unmodified.
@@ -15,7 +19,9 @@ def signed_power(x: Tensor, beta: float) -> Tensor:
     Returns:
         A new tensor with the shape and dtype of `x`.
     """
-    return x.abs().pow_(beta).mul_(x.sign())
+    if beta == 0:
+        return torch.where(x == x, x.sign(), x)  # torch's sign of NaN is 0
+    return x.abs().pow_(beta).copysign_(x)
 
 
 def powerstep_(
@@ -23,7 +29,7 @@ def powerstep_(
     grad: Tensor,
     momentum: Tensor,
     *,
-    lr: float,
+    lr: float | Tensor,
     gamma: float,
     beta: float,
     weight_decay: float,
@@ -34,19 +40,53 @@ def powerstep_(
         θ ← θ - η·(Φ_β(m) + λ·θ)
 
     The gradient enters the momentum with weight 1 and nothing is bias-corrected. The decay is
-    decoupled and acts on the old θ.
+    decoupled and acts on the old θ. This is the definition that the other paths are held to.
 
     Args:
-        param: θ, any shape and floating dtype; updated in place.
+        param: θ, any shape, fp32 or fp64; updated in place.
         grad: g, the shape of `param`, a floating dtype; left unmodified.
         momentum: m, the shape of `param`, fp32; updated in place.
-        lr: η, the learning rate.
+        lr: η, the learning rate, a number or a tensor of no dimensions.
         gamma: γ, the momentum's decay.
         beta: β, the exponent of Φ_β.
         weight_decay: λ.
     """
     momentum.mul_(gamma).add_(grad)
-    # The arithmetic is fp32 whatever the parameter's dtype; only the result is rounded to it.
-    theta = param.float()
-    theta = theta * (1 - lr * weight_decay) if weight_decay else theta
-    param.copy_(theta.sub(signed_power(momentum, beta), alpha=lr))
+    if weight_decay:
+        param.mul_(1 - lr * weight_decay)
+    param.sub_(signed_power(momentum, beta), alpha=lr)
+
+
+def foreach_powerstep_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    momentums: Sequence[Tensor],
+    *,
+    lr: float | Tensor,
+    gamma: float,
+    beta: float,
+    weight_decay: float,
+) -> None:
+    """Do what `powerstep_` does to each of several tensors, in a few launches for all of them.
+
+    Args:
+        params: θ of each tensor; all fp32 or all fp64, on one device; updated in place.
+        grads: g of each; left unmodified.
+        momentums: m of each, fp32; updated in place.
+        lr: as of `powerstep_`.
+        gamma: as of `powerstep_`.
+        beta: as of `powerstep_`.
+        weight_decay: as of `powerstep_`.
+    """
+    torch._foreach_mul_(momentums, gamma)
+    torch._foreach_add_(momentums, grads)
+    if beta == 0:
+        updates = [signed_power(momentum, beta) for momentum in momentums]
+    else:
+        updates = torch._foreach_abs(momentums)
+        torch._foreach_pow_(updates, beta)
+        for update, momentum in zip(updates, momentums, strict=True):
+            update.copysign_(momentum)  # has no foreach kernel
+    if weight_decay:
+        torch._foreach_mul_(params, 1 - lr * weight_decay)
+    torch._foreach_add_(params, updates, alpha=-float(lr))

@@ -1,49 +1,88 @@
 """PowerStep as a `torch.optim.Optimizer`."""
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, ParamsT
+from torch.optim.optimizer import ParamsT
 
-from powerstep.functional import powerstep_
-from powerstep.quantization import dequantize_blockwise, quantize_blockwise
+from powerstep import compiled as compiling
+from powerstep.base import ElementwiseOptimizer, Rule, between, one_of
+from powerstep.functional import foreach_powerstep_, powerstep_
+from powerstep.pieces import Piece, Work, piece_limit
+from powerstep.state import local
 
-STATE_PRECISIONS = ("fp32", "int8")
+# Elements of all parameters from which compiling pays by default: below it the eager path is done
+# with hundreds of steps before a compiler has made the quicker one.
+COMPILE_FROM = 10_000_000
 
 
-class PowerStep(Optimizer):
+class PowerStep(ElementwiseOptimizer):
     """PowerStep (arXiv:2605.10335, Algorithm 1; section 4 for the int8 state).
 
-    Keeps one buffer a parameter, against the two of Adam: 4 bytes a parameter in fp32 and
-    1 + 4/block_size in int8. Arithmetic is fp32 whatever the dtype of the parameters.
+        m ← γ·m + g
+        θ ← θ - η·(sign(m)·|m|^β + λ·θ)
+
+    Keeps one buffer a parameter, against the two of Adam: 4 bytes a parameter in fp32, 2 in bf16,
+    1 + 4/block_size in int8, 1/2 + 4/block_size in int4. Arithmetic is fp32 whatever the dtype of
+    the parameters. A NaN or infinity in a gradient stays in the momentum: skip such steps, as
+    `torch.amp.GradScaler` does, or stop.
+
+    There are three paths, which agree up to the last bits of fp32: one parameter after the other;
+    `foreach`, several in one launch; and `compiled`, one kernel made by torch.compile. The compiled
+    one covers fp32, bf16 and int8 state and contiguous fp32, bf16 and fp16 parameters; what it does
+    not cover takes the first path.
 
     Args:
         params: parameters or parameter groups, as for every torch optimizer.
-        lr: η, the learning rate; at least 0.
+        lr: η, the learning rate; at least 0. A tensor is read at each step, and never recompiles.
         gamma: γ, the momentum's decay, in [0, 1].
         beta: β, the exponent of the signed power transform, in [0, 1]. 0 is sign momentum,
             1 is SGD with momentum.
         weight_decay: λ, decoupled; at least 0.
-        state_precision: "fp32", or "int8" to keep the momentum blockwise quantised between steps.
-        block_size: elements that share one scale of an int8 state; at least 1.
+        state_precision: how the momentum is kept between steps: "fp32", "bf16", or blockwise
+            quantised to "int8" or "int4".
+        block_size: elements that share one scale of a quantised state; at least 1. Blocks run
+            through the flattened parameter, or of a sharded one through each process's shard.
+        maximize: go up the gradient instead of down.
+        stochastic_rounding: round bf16 parameters up or down at random, so that the expectation
+            is right, instead of to the nearest. A step below half their spacing is lost otherwise.
+        foreach: take the foreach path. None takes it for parameters on an accelerator.
+        compiled: take the compiled path. None takes it from 10 million parameters on. Where there
+            is no compiler it warns, and takes another path.
 
     Raises:
-        ValueError: an argument lies outside the range given here.
+        ValueError: an argument lies outside the range given here, or `foreach` and `compiled` are
+            both asked for.
     """
+
+    buffers = ("momentum",)
+    rules: ClassVar[dict[str, Rule]] = {
+        "gamma": between(0, 1),
+        "beta": between(0, 1),
+        "foreach": one_of(None, True, False),
+        "compiled": one_of(None, True, False),
+    }
+    added: ClassVar[dict[str, Any]] = {"foreach": None, "compiled": None}
 
     def __init__(
         self,
         params: ParamsT,
-        lr: float,
+        lr: float | Tensor,
         gamma: float = 0.9,
         beta: float = 0.1,
         weight_decay: float = 0.0,
         *,
-        state_precision: Literal["fp32", "int8"] = "fp32",
+        state_precision: Literal["fp32", "bf16", "int8", "int4"] = "fp32",
         block_size: int = 128,
+        maximize: bool = False,
+        stochastic_rounding: bool = False,
+        foreach: bool | None = None,
+        compiled: bool | None = None,
     ) -> None:
+        if foreach and compiled:
+            raise ValueError("foreach and compiled are both True, but only one can be")
         defaults = {
             "lr": lr,
             "gamma": gamma,
@@ -51,93 +90,97 @@ class PowerStep(Optimizer):
             "weight_decay": weight_decay,
             "state_precision": state_precision,
             "block_size": block_size,
+            "maximize": maximize,
+            "stochastic_rounding": stochastic_rounding,
+            "foreach": foreach,
+            "compiled": compiled,
         }
-        _check(defaults)
         super().__init__(params, defaults)
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a parameter group; its own values are held to the same ranges."""
-        _check(self.defaults | param_group)
-        super().add_param_group(param_group)
+    def _update(
+        self,
+        theta: Tensor,
+        grad: Tensor,
+        buffers: Sequence[Tensor],
+        group: dict[str, Any],
+        step: int,
+    ) -> None:
+        powerstep_(theta, grad, *buffers, **_hyperparameters(group))
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any | None:
-        """Take one step on every parameter that has a gradient.
-
-        Args:
-            closure: recomputes the loss and its gradients.
-
-        Returns:
-            What `closure` returned, or None without one.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for param in group["params"]:
-                if param.grad is not None:
-                    self._step_param(param, group)
-        return loss
-
-    def _step_param(self, param: Tensor, group: dict[str, Any]) -> None:
-        momentum = self._load_momentum(param, group)
-        powerstep_(
-            param,
-            param.grad,
-            momentum,
-            lr=group["lr"],
-            gamma=group["gamma"],
-            beta=group["beta"],
-            weight_decay=group["weight_decay"],
-        )
-        # Quantised only now: the update was taken from the full-precision momentum (section 4).
-        self._store_momentum(param, momentum, group)
-
-    def _load_momentum(self, param: Tensor, group: dict[str, Any]) -> Tensor:
-        state = self.state[param]
-        if not state:
-            return torch.zeros_like(param, dtype=torch.float32)
-        if group["state_precision"] == "fp32":
-            return state["momentum"]
-        return dequantize_blockwise(
-            state["momentum_codes"], state["momentum_scales"], group["block_size"]
-        )
-
-    def _store_momentum(self, param: Tensor, momentum: Tensor, group: dict[str, Any]) -> None:
-        if group["state_precision"] == "fp32":
-            self.state[param]["momentum"] = momentum
+    def _step_group(self, params: Sequence[Tensor], group: dict[str, Any]) -> None:
+        if self._is_compiled(group):
+            self._step_compiled(params, group)
+        elif _is_foreach(params, group):
+            self._step_foreach(params, group)
         else:
-            codes, scales = quantize_blockwise(momentum, group["block_size"])
-            self.state[param].update(momentum_codes=codes, momentum_scales=scales)
+            super()._step_group(params, group)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state, each tensor in the dtype it was saved in.
-
-        `Optimizer.load_state_dict` casts state to the dtype of its parameter, which would turn int8
-        codes into floats and round an fp32 momentum to bf16 (pytorch/pytorch#43706).
-        """
-        super().load_state_dict(state_dict)
-        saved_ids = [index for group in state_dict["param_groups"] for index in group["params"]]
+    def _is_compiled(self, group: dict[str, Any]) -> bool:
+        if torch.compiler.is_compiling():  # by the caller, of whom this is a part
+            return False
+        if group["compiled"] is not None or group["foreach"]:
+            return bool(group["compiled"])
         params = [param for group in self.param_groups for param in group["params"]]
-        for index, param in zip(saved_ids, params, strict=True):
-            for name, value in state_dict["state"].get(index, {}).items():
-                self.state[param][name] = value.to(param.device, copy=True)
+        return sum(param.numel() for param in params) >= COMPILE_FROM and all(
+            param.device.type in ("cpu", "cuda") for param in params
+        )
+
+    def _step_compiled(self, params: Sequence[Tensor], group: dict[str, Any]) -> None:
+        """Take the steps of whole rows by a compiled kernel, and those of all else eagerly."""
+        numbers: dict[torch.device, Tensor] = {}
+        for param in params:
+            device = local(param).device
+            if device not in numbers:
+                numbers[device] = compiling.kernel_numbers(device=device, **_hyperparameters(group))
+            # A kernel needs no temporaries, unless these have to be made for it.
+            is_lean = group["state_precision"] != "int8" and not group["stochastic_rounding"]
+            limit = max(1, local(param).numel()) if is_lean else None
+            for piece in self._pieces(param, group, limit):
+                done = compiling.step_rows(piece, numbers[device])
+                if done < piece.numel:
+                    self._step_eagerly(piece.cut(done, piece.numel))
+
+    def _step_eagerly(self, piece: Piece) -> None:
+        work = piece.load()
+        powerstep_(work.theta, work.grad, *work.buffers, **_hyperparameters(piece.group))
+        piece.store(work)
+
+    def _step_foreach(self, params: Sequence[Tensor], group: dict[str, Any]) -> None:
+        """Take the steps of several parameters at a time, as many as make up one large piece."""
+        batch: list[tuple[Piece, Work]] = []
+        for param in params:
+            for piece in self._pieces(param, group):
+                work = piece.load()
+                is_alike = not batch or (
+                    batch[0][1].theta.dtype == work.theta.dtype
+                    and batch[0][1].theta.device == work.theta.device
+                )
+                size = sum(other.numel for other, _ in batch) + piece.numel
+                if not is_alike or size > piece_limit(work.theta.device):
+                    _finish(batch, group)
+                batch.append((piece, work))
+        _finish(batch, group)
 
 
-def _check(values: dict[str, Any]) -> None:
-    """Refuse values outside the ranges that the class documents."""
-    accepted = {
-        "lr": (values["lr"] >= 0, "at least 0"),
-        "gamma": (0 <= values["gamma"] <= 1, "in [0, 1]"),
-        "beta": (0 <= values["beta"] <= 1, "in [0, 1]"),
-        "weight_decay": (values["weight_decay"] >= 0, "at least 0"),
-        "state_precision": (
-            values["state_precision"] in STATE_PRECISIONS,
-            f"one of {', '.join(STATE_PRECISIONS)}",
-        ),
-        "block_size": (values["block_size"] >= 1, "at least 1"),
-    }
-    for name, (is_accepted, accepts) in accepted.items():
-        if not is_accepted:
-            raise ValueError(f"{name} is {values[name]!r}, but it must be {accepts}")
+def _finish(batch: list[tuple[Piece, Work]], group: dict[str, Any]) -> None:
+    """Take the steps of a batch, and empty it."""
+    if batch:
+        foreach_powerstep_(
+            [work.theta for _, work in batch],
+            [work.grad for _, work in batch],
+            [work.buffers[0] for _, work in batch],
+            **_hyperparameters(group),
+        )
+        for piece, work in batch:
+            piece.store(work)
+        batch.clear()
+
+
+def _hyperparameters(group: dict[str, Any]) -> dict[str, Any]:
+    return {name: group[name] for name in ("lr", "gamma", "beta", "weight_decay")}
+
+
+def _is_foreach(params: Sequence[Tensor], group: dict[str, Any]) -> bool:
+    if group["foreach"] is None:
+        return all(param.device.type not in ("cpu", "meta") for param in params)
+    return group["foreach"]

@@ -1,48 +1,79 @@
-"""Blockwise symmetric int8 quantisation by absolute maximum (arXiv:2605.10335, section 4)."""
+"""Blockwise symmetric quantisation by absolute maximum (arXiv:2605.10335, section 4)."""
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-MAX_CODE = 127
 
-
-def quantize_blockwise(x: Tensor, block_size: int = 128) -> tuple[Tensor, Tensor]:
-    """Quantise `x` to int8 codes with one fp32 scale for each block of consecutive elements.
+def quantize_blockwise(x: Tensor, block_size: int = 128, bits: int = 8) -> tuple[Tensor, Tensor]:
+    """Quantise `x` to integer codes with one fp32 scale for each block of consecutive elements.
 
     A block is `block_size` consecutive elements of the flattened tensor; the last one may be
-    shorter. Its scale is s = max|x|, its codes are round(127·x/s), ties to even. A block of zeros
-    keeps scale 0 and codes 0. A NaN or infinity makes its whole block NaN on the way back.
+    shorter. Its scale is s = max|x|, its codes are round(Q·x/s), ties to even, where Q is the
+    largest code: 127 of 8 bits, 7 of 4. A block of zeros keeps scale 0 and codes 0. A NaN or
+    infinity makes its whole block NaN on the way back.
 
     Args:
         x: any shape, floating dtype; left unmodified.
         block_size: elements a block.
+        bits: of a code, 8 or 4.
 
     Returns:
-        codes: int8, the shape of `x`.
+        codes: int8, the shape of `x`, in [-Q, Q].
         scales: fp32, shape (ceil(x.numel() / block_size),).
     """
     blocks = _as_blocks(x.float(), block_size)
     scales = blocks.abs().amax(dim=1)
-    # x/s before the factor 127: |x/s| is at most 1, so nothing overflows, and ±s gives ±127.
+    # x/s before the factor Q: |x/s| is at most 1, so nothing overflows, and ±s gives ±Q.
     divisors = torch.where(scales == 0, 1.0, scales).unsqueeze(1)
-    codes = (blocks / divisors).mul_(MAX_CODE).round_().nan_to_num_(0.0).to(torch.int8)
+    codes = (blocks / divisors).mul_(max_code(bits)).round_().nan_to_num_(0.0).to(torch.int8)
     return codes.flatten()[: x.numel()].view(x.shape), scales
 
 
-def dequantize_blockwise(codes: Tensor, scales: Tensor, block_size: int = 128) -> Tensor:
-    """Return codes·s/127 in fp32, in the shape of `codes`; undoes `quantize_blockwise`.
+def dequantize_blockwise(
+    codes: Tensor, scales: Tensor, block_size: int = 128, bits: int = 8
+) -> Tensor:
+    """Return codes·(s/Q) in fp32, in the shape of `codes`; undoes `quantize_blockwise`.
 
     Args:
         codes: int8, any shape.
         scales: fp32, shape (ceil(codes.numel() / block_size),).
         block_size: elements a block, as it was for quantising.
+        bits: of a code, as it was for quantising.
     """
-    blocks = _as_blocks(codes.float(), block_size)
-    values = blocks.div_(MAX_CODE).mul_(scales.unsqueeze(1))
-    return values.flatten()[: codes.numel()].view(codes.shape)
+    blocks = _as_blocks(codes.float(), block_size).mul_(
+        (scales * (1 / max_code(bits))).unsqueeze(1)
+    )
+    return blocks.flatten()[: codes.numel()].view(codes.shape)
+
+
+def pack_int4(codes: Tensor) -> Tensor:
+    """Pack 4-bit codes two a byte, the first of each pair in the low half.
+
+    Args:
+        codes: int8 in [-8, 7], any shape.
+
+    Returns:
+        uint8, shape (ceil(codes.numel() / 2),); the high half of an odd last byte is 0.
+    """
+    pairs = _as_blocks(codes, 2).view(torch.uint8)
+    return (pairs[:, 0] & 0xF) | (pairs[:, 1] << 4)
+
+
+def unpack_int4(packed: Tensor, numel: int) -> Tensor:
+    """Return the first `numel` codes of `packed`, int8, shape (numel,); undoes `pack_int4`."""
+    low_and_high = torch.stack([packed << 4, packed], dim=1).view(torch.int8)
+    return low_and_high.flatten()[:numel] >> 4  # of int8, so it copies the sign down
+
+
+def max_code(bits: int) -> int:
+    """Return Q, the largest code of so many bits: 127 of 8, 7 of 4."""
+    return 2 ** (bits - 1) - 1
 
 
 def _as_blocks(x: Tensor, block_size: int) -> Tensor:
     """Flatten `x`, fill the last block with zeros, and return shape (blocks, block_size)."""
-    return pad(x.flatten(), (0, -x.numel() % block_size)).view(-1, block_size)
+    flat = x.flatten()
+    if missing := -x.numel() % block_size:
+        flat = pad(flat, (0, missing))
+    return flat.view(-1, block_size)

@@ -111,7 +111,8 @@ def test_int8_steps_use_the_full_precision_momentum_and_store_its_codes(shape):
         expected = before - 1e-2 * (update + 0.1 * before)
         np.testing.assert_allclose(param.detach(), expected, rtol=1e-5, atol=1e-6)
         state = optimizer.state[param]
-        codes, scales = state["momentum_codes"].numpy(), state["momentum_scales"].numpy()
+        codes = state["momentum_codes"].numpy().copy()
+        scales = state["momentum_scales"].numpy().copy()
         expected_codes, expected_scales = oracle.quantize(momentum)
         # The momentum is rounded to fp32, relative to its larger summand: a code on a tie may fall
         # to either side.
