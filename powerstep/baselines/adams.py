@@ -1,0 +1,78 @@
+"""AdamS: Adam whose second moment is made from the momentum (Zhang et al., arXiv:2505.16363)."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from powerstep.base import ElementwiseOptimizer, Rule, at_least, betas, one_of
+
+
+class AdamS(ElementwiseOptimizer):
+    """AdamS (Zhang et al., arXiv:2505.16363), with one buffer.
+
+        v ← β2·m² + (1-β2)·g²        of the momentum before this step
+        m ← β1·m + (1-β1)·g
+        θ ← (1-η·λ)·θ - η·m / (√v + ε)
+
+    Args:
+        params: parameters or parameter groups, as for every torch optimizer.
+        lr: η, the learning rate; at least 0.
+        betas: β1 and β2, each in [0, 1).
+        eps: ε; at least 0.
+        weight_decay: λ, decoupled; at least 0.
+        bias_corrected: take v from the momentum after this step, and correct the biases of m and v
+            as Adam does, as the authors of PowerStep ran it.
+
+    Raises:
+        ValueError: an argument lies outside the range given here.
+    """
+
+    buffers = ("exp_avg",)
+    counts_steps = True
+    rules: ClassVar[dict[str, Rule]] = {
+        "betas": betas(),
+        "eps": at_least(0),
+        "bias_corrected": one_of(True, False),
+    }
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        bias_corrected: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "bias_corrected": bias_corrected,
+        }
+        super().__init__(params, defaults)
+
+    def _update(
+        self,
+        theta: Tensor,
+        grad: Tensor,
+        buffers: Sequence[Tensor],
+        group: dict[str, Any],
+        step: int,
+    ) -> None:
+        (exp_avg,) = buffers
+        (beta1, beta2), lr, corrected = group["betas"], group["lr"], group["bias_corrected"]
+        if not corrected:
+            square = exp_avg.square().mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        exp_avg.mul_(beta1).add_(grad, alpha=1 - beta1)
+        step_size = lr
+        if corrected:
+            square = exp_avg.square().mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+            square.div_(1 - beta2**step)
+            step_size = lr / (1 - beta1**step)
+        theta.mul_(1 - lr * group["weight_decay"])
+        theta.sub_(exp_avg / square.sqrt_().add_(group["eps"]), alpha=step_size)

@@ -1,0 +1,70 @@
+"""AdamW with both moments quantised the plain way: figure 4's counter-example."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from powerstep.base import ElementwiseOptimizer, Rule, at_least, betas
+
+
+class NaiveAdamWInt8(ElementwiseOptimizer):
+    """AdamW (arXiv:1711.05101) that keeps both moments as PowerStep keeps its momentum in int8.
+
+    Computes with the full-precision moments and quantises them afterwards (arXiv:2605.10335,
+    section 4 and figure 4). Small second moments in a block with a large one become 0, their
+    elements then take huge steps, and training collapses: it is here to show that. To save memory
+    with Adam take a quantisation made for it, such as bitsandbytes' or torchao's `AdamW8bit`.
+
+    Args:
+        params: parameters or parameter groups, as for every torch optimizer.
+        lr: η, the learning rate; at least 0.
+        betas: β1 and β2, each in [0, 1).
+        eps: ε; at least 0.
+        weight_decay: λ, decoupled; at least 0.
+        block_size: elements that share one scale; at least 1.
+
+    Raises:
+        ValueError: an argument lies outside the range given here.
+    """
+
+    buffers = ("exp_avg", "exp_avg_sq")
+    rules: ClassVar[dict[str, Rule]] = {"betas": betas(), "eps": at_least(0)}
+    counts_steps = True
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        block_size: int = 128,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "state_precision": "int8",
+            "block_size": block_size,
+        }
+        super().__init__(params, defaults)
+
+    def _update(
+        self,
+        theta: Tensor,
+        grad: Tensor,
+        buffers: Sequence[Tensor],
+        group: dict[str, Any],
+        step: int,
+    ) -> None:
+        exp_avg, exp_avg_sq = buffers
+        beta1, beta2 = group["betas"]
+        exp_avg.mul_(beta1).add_(grad, alpha=1 - beta1)
+        exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        denominator = (exp_avg_sq / (1 - beta2**step)).sqrt_().add_(group["eps"])
+        theta.mul_(1 - group["lr"] * group["weight_decay"])
+        theta.sub_(exp_avg / denominator, alpha=group["lr"] / (1 - beta1**step))

@@ -1,0 +1,75 @@
+"""pbSGDM: SGD with momentum of power-transformed gradients (Zhou et al., IJCAI 2020)."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from powerstep.base import ElementwiseOptimizer, Rule, between, one_of
+from powerstep.functional import signed_power
+
+
+class PbSGDM(ElementwiseOptimizer):
+    """Powered SGD with momentum (Zhou et al., "pbSGD", IJCAI 2020, Algorithm 2).
+
+        m ← γ·m + Φ_β(g)
+        θ ← θ - η·(m + λ·θ)
+
+    PowerStep transforms the momentum; this one transforms the gradient before it accumulates.
+
+    Args:
+        params: parameters or parameter groups, as for every torch optimizer.
+        lr: η, the learning rate; at least 0.
+        gamma: γ, the momentum's decay, in [0, 1].
+        beta: β, the exponent of the power transform, in [0, 1].
+        weight_decay: λ; at least 0.
+        decay_in_momentum: add λ·θ to m itself, which then remembers it, as the authors of PowerStep
+            ran it: m ← γ·m + Φ_β(g) + λ·θ and θ ← θ - η·m.
+
+    Raises:
+        ValueError: an argument lies outside the range given here.
+    """
+
+    buffers = ("momentum",)
+    rules: ClassVar[dict[str, Rule]] = {
+        "gamma": between(0, 1),
+        "beta": between(0, 1),
+        "decay_in_momentum": one_of(True, False),
+    }
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor,
+        gamma: float = 0.9,
+        beta: float = 0.1,
+        weight_decay: float = 0.0,
+        *,
+        decay_in_momentum: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "gamma": gamma,
+            "beta": beta,
+            "weight_decay": weight_decay,
+            "decay_in_momentum": decay_in_momentum,
+        }
+        super().__init__(params, defaults)
+
+    def _update(
+        self,
+        theta: Tensor,
+        grad: Tensor,
+        buffers: Sequence[Tensor],
+        group: dict[str, Any],
+        step: int,
+    ) -> None:
+        (momentum,) = buffers
+        lr, weight_decay = group["lr"], group["weight_decay"]
+        momentum.mul_(group["gamma"]).add_(signed_power(grad, group["beta"]))
+        if group["decay_in_momentum"]:
+            momentum.add_(theta, alpha=weight_decay)
+        else:
+            theta.mul_(1 - lr * weight_decay)
+        theta.sub_(momentum, alpha=lr)

@@ -1,0 +1,35 @@
+"""SignSGD with momentum (Bernstein et al., arXiv:1802.04434, Algorithm 2)."""
+
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from powerstep.optimizer import PowerStep
+
+
+class SignSGD(PowerStep):
+    """SignSGD with momentum, the heavy ball that PowerStep has (arXiv:2605.10335, section 5.1).
+
+        m ← γ·m + g
+        θ ← θ - η·(sign(m) + λ·θ)
+
+    Its own paper (Bernstein et al., arXiv:1802.04434, Algorithm 2) averages, m ← γ·m + (1-γ)·g:
+    that m has the same sign, and the steps are the same. It is PowerStep with β = 0.
+
+    Args:
+        params: parameters or parameter groups, as for every torch optimizer.
+        lr: η, the learning rate; at least 0.
+        gamma: γ, the momentum's decay, in [0, 1].
+        weight_decay: λ, decoupled; at least 0.
+
+    Raises:
+        ValueError: an argument lies outside the range given here.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor,
+        gamma: float = 0.9,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, lr, gamma=gamma, beta=0.0, weight_decay=weight_decay)
