@@ -147,6 +147,8 @@ class ElementwiseOptimizer(Optimizer):
                     raise RuntimeError(f"{type(self).__name__} does not take sparse gradients")
                 if not self.state[param]:
                     self._new_state(param, group)
+            if isinstance(group["lr"], Tensor):  # of one element, in any number of dimensions
+                group = group | {"lr": group["lr"].squeeze()}
             self._step_group(params, group)
         return loss
 

@@ -72,7 +72,7 @@ def kernel_numbers(
     numbers = [float("nan"), gamma, float("nan"), beta, *power_coefficients(beta)]
     if isinstance(lr, Tensor):  # stays on its device: reading it there would wait for the device
         tensor = torch.tensor(numbers, device=device)
-        tensor[0], tensor[2] = lr.squeeze(), decay.squeeze()
+        tensor[0], tensor[2] = lr, decay
         return tensor
     numbers[0], numbers[2] = lr, decay
     return torch.tensor(numbers, device=device)

@@ -14,8 +14,9 @@ def powerstep(theta, grads, lr, gamma=0.9, beta=0.1, weight_decay=0.0):
     return theta
 
 
-def quantize(x, block_size=128):
+def quantize(x, block_size=128, bits=8):
     """Return int8 codes and fp32 scales, block by block (section 4)."""
+    largest = np.float32(2 ** (bits - 1) - 1)
     flat = np.asarray(x, np.float32).ravel()
     codes, scales = [], []
     for start in range(0, flat.size, block_size):
@@ -23,11 +24,11 @@ def quantize(x, block_size=128):
         scale = np.abs(block).max()
         scales.append(scale)
         ratio = block / scale if scale > 0 else np.zeros_like(block)
-        codes.append(np.rint(ratio * np.float32(127)).astype(np.int8))
+        codes.append(np.rint(ratio * largest).astype(np.int8))
     return np.concatenate(codes).reshape(np.shape(x)), np.array(scales, np.float32)
 
 
-def dequantize(codes, scales, block_size=128):
+def dequantize(codes, scales, block_size=128, bits=8):
     """Return the values that codes and scales stand for, in float64."""
     per_element = np.repeat(scales.astype(np.float64), block_size)[: codes.size]
-    return codes.astype(np.float64) * per_element.reshape(codes.shape) / 127
+    return codes.astype(np.float64) * per_element.reshape(codes.shape) / (2 ** (bits - 1) - 1)

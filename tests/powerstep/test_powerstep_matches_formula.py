@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from powerstep import PowerStep, signed_power
+from powerstep import PowerStep, signed_power, unpack_int4
 from tests.powerstep import oracle
 
 STEPS = 50
@@ -96,27 +96,47 @@ def test_bf16_parameters_are_updated_in_fp32():
     np.testing.assert_allclose(actual, rounded, rtol=2**-6)
 
 
+@pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("shape", [(256,), (5, 77), (3,)])
-def test_int8_steps_use_the_full_precision_momentum_and_store_its_codes(shape):
+def test_quantised_steps_use_the_full_precision_momentum_and_store_its_codes(shape, bits):
     start, grads = random_walk(shape)
     param = torch.nn.Parameter(start.clone())
-    optimizer = PowerStep([param], lr=1e-2, weight_decay=0.1, state_precision="int8")
-    codes, scales = oracle.quantize(np.zeros(shape))
+    optimizer = PowerStep([param], lr=1e-2, weight_decay=0.1, state_precision=f"int{bits}")
+    codes, scales = oracle.quantize(np.zeros(shape), bits=bits)
     for grad in grads:
         before = param.detach().double().numpy()
         param.grad = grad.clone()
         optimizer.step()
-        momentum = 0.9 * oracle.dequantize(codes, scales) + grad.double().numpy()
+        momentum = 0.9 * oracle.dequantize(codes, scales, bits=bits) + grad.double().numpy()
         update = np.sign(momentum) * np.abs(momentum) ** 0.1
         expected = before - 1e-2 * (update + 0.1 * before)
         np.testing.assert_allclose(param.detach(), expected, rtol=1e-5, atol=1e-6)
         state = optimizer.state[param]
-        codes = state["momentum_codes"].numpy().copy()
-        scales = state["momentum_scales"].numpy().copy()
-        expected_codes, expected_scales = oracle.quantize(momentum)
+        codes = state["momentum_codes"].clone()
+        if bits == 4:
+            codes = unpack_int4(codes.flatten(), before.size).view(shape)
+        codes, scales = codes.numpy(), state["momentum_scales"].flatten().numpy().copy()
+        expected_codes, expected_scales = oracle.quantize(momentum, bits=bits)
         # The momentum is rounded to fp32, relative to its larger summand: a code on a tie may fall
         # to either side.
         rounding = 1e-6 * grad.abs().max().item()
         np.testing.assert_allclose(scales, expected_scales, rtol=1e-6, atol=rounding)
         assert np.abs(codes.astype(int) - expected_codes).max() <= 1
         assert (codes != expected_codes).mean() < 0.02
+
+
+def test_bf16_state_is_the_momentum_rounded_after_each_step():
+    start, grads = random_walk((64,))
+    param = torch.nn.Parameter(start.clone())
+    optimizer = PowerStep([param], lr=1e-2, state_precision="bf16")
+    stored = torch.zeros(64, dtype=torch.bfloat16)
+    for grad in grads:
+        before = param.detach().double().numpy()
+        param.grad = grad.clone()
+        optimizer.step()
+        momentum = 0.9 * stored.double().numpy() + grad.double().numpy()
+        expected = before - 1e-2 * np.sign(momentum) * np.abs(momentum) ** 0.1
+        np.testing.assert_allclose(param.detach(), expected, rtol=1e-5, atol=1e-6)
+        stored = optimizer.state[param]["momentum"].clone()
+        assert stored.dtype == torch.bfloat16
+        np.testing.assert_allclose(stored.double(), momentum, rtol=2**-8, atol=1e-30)

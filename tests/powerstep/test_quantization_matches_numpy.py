@@ -7,32 +7,45 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from powerstep import dequantize_blockwise, quantize_blockwise
+from powerstep import dequantize_blockwise, pack_int4, quantize_blockwise, unpack_int4
 from tests.powerstep import oracle
 
 finite = st.floats(-(2.0**100), 2.0**100, width=32, allow_subnormal=False)
 arrays = hnp.arrays(np.float32, hnp.array_shapes(max_dims=3, max_side=20), elements=finite)
 
 
-@given(x=arrays, block_size=st.sampled_from([1, 8, 128]))
-def test_codes_and_scales_equal_numpys(x, block_size):
-    codes, scales = quantize_blockwise(torch.from_numpy(x), block_size)
-    expected_codes, expected_scales = oracle.quantize(x, block_size)
+@given(x=arrays, block_size=st.sampled_from([1, 8, 128]), bits=st.sampled_from([4, 8]))
+def test_codes_and_scales_equal_numpys(x, block_size, bits):
+    codes, scales = quantize_blockwise(torch.from_numpy(x), block_size, bits)
+    expected_codes, expected_scales = oracle.quantize(x, block_size, bits)
     assert codes.dtype == torch.int8
     assert scales.dtype == torch.float32
     np.testing.assert_array_equal(codes, expected_codes)
     np.testing.assert_array_equal(scales, expected_scales)
 
 
-@given(x=arrays)
-def test_what_comes_back_is_off_by_at_most_half_a_code(x):
-    codes, scales = quantize_blockwise(torch.from_numpy(x))
-    back = dequantize_blockwise(codes, scales)
-    half_code = np.repeat(scales.numpy(), 128)[: x.size].reshape(x.shape) / 254
+@given(x=arrays, bits=st.sampled_from([4, 8]))
+def test_what_comes_back_is_off_by_at_most_half_a_code(x, bits):
+    codes, scales = quantize_blockwise(torch.from_numpy(x), bits=bits)
+    back = dequantize_blockwise(codes, scales, bits=bits)
+    half_code = np.repeat(scales.numpy(), 128)[: x.size].reshape(x.shape) / (2**bits - 2)
     assert np.all(np.abs(back.numpy() - x) <= half_code * (1 + 1e-5))
-    np.testing.assert_allclose(
-        back, oracle.dequantize(codes.numpy(), scales.numpy()), rtol=1e-6, atol=0
-    )
+    expected = oracle.dequantize(codes.numpy(), scales.numpy(), bits=bits)
+    np.testing.assert_allclose(back, expected, rtol=1e-6, atol=0)
+
+
+@given(codes=hnp.arrays(np.int8, hnp.array_shapes(max_dims=2), elements=st.integers(-8, 7)))
+def test_int4_codes_are_packed_two_a_byte_and_come_back(codes):
+    packed = pack_int4(torch.from_numpy(codes))
+    assert packed.dtype == torch.uint8
+    assert packed.shape == ((codes.size + 1) // 2,)
+    flat = codes.ravel().tolist()
+    for index, byte in enumerate(packed.tolist()):
+        assert byte & 15 == flat[2 * index] % 16
+        assert byte >> 4 == (flat[2 * index + 1] % 16 if 2 * index + 1 < codes.size else 0)
+    back = unpack_int4(packed, codes.size)
+    assert back.dtype == torch.int8
+    assert back.tolist() == flat
 
 
 def test_a_block_of_zeros_keeps_scale_and_codes_zero():
