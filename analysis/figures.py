@@ -30,6 +30,16 @@ _LOOKS = {
     "adafactor": ("#0072b2", (0, (1, 1))),
     "lion": ("#009e73", (0, (6, 1.5, 1, 1.5))),
     "adam-mini": ("#cc79a7", (0, (3, 1, 1, 1, 1, 1))),
+    "powerstep-bf16": ("#e69f00", (0, (1, 1))),
+    "powerstep-int4": ("#a63603", (0, (2, 1))),
+    "adamw-int8": ("#7f7f7f", "-"),
+    "adams": ("#56b4e9", "-"),
+    "adams-bias-corrected": ("#56b4e9", (0, (2, 1.5))),
+    "signsgd": ("#882255", "-"),
+    "pbsgdm": ("#117733", "-"),
+    "pbsgdm-decay-in-momentum": ("#117733", (0, (2, 1.5))),
+    "stacey": ("#332288", "-"),
+    "stacey-dual-in-direction": ("#332288", (0, (2, 1.5))),
 }
 _OTHER_COLOURS = sns.color_palette("husl", 8).as_hex()
 
@@ -113,10 +123,14 @@ def _draw(
 
 
 def _zoom_on_late_losses(axis: Axes) -> None:
-    """Leave out the first tenth of the steps' height, under which the rest would be one line."""
+    """Leave out heights under which the rest would be one line.
+
+    Those are the first tenth of the steps, and losses that end above where they began.
+    """
     lines = [line.get_xydata() for line in axis.get_lines() if len(line.get_xydata()) > 1]
     if not lines:  # every run diverged before its second point
         return
+    lines = [line for line in lines if line[-1, 1] <= line[0, 1]] or lines
     last = max(line[-1, 0] for line in lines)
     late = [y for line in lines for x, y in line if x >= last / 10]
     margin = 0.05 * (max(late) - min(late))
