@@ -181,14 +181,10 @@ class ElementwiseOptimizer(Optimizer):
             start = self._start(param, name, group)
             if start is not None:
                 own = local(start).reshape(-1)
-                if own.numel():
-                    keep.store(
-                        [
-                            local(part).view(-1)[: -(-own.numel() // kind.span)]
-                            for part, kind in zip(parts.values(), keep.parts, strict=True)
-                        ],
-                        own,
-                    )
+                stored = [
+                    part.stored(local(parts[part.suffix]), own.numel()) for part in keep.parts
+                ]
+                keep.store(stored, own)
             for suffix, part in parts.items():
                 self.state[param][name + suffix] = part
 
@@ -208,13 +204,13 @@ class ElementwiseOptimizer(Optimizer):
         own, grad = local(param).detach(), local_grad(param).detach()
         numel = own.numel()
         keep = storage(group["state_precision"], group["block_size"])
+        state = self.state[param]
         stored = [
-            [local(self.state[param][name + part.suffix]).view(-1) for part in keep.parts]
+            [part.stored(local(state[name + part.suffix]), numel) for part in keep.parts]
             for name in self.buffers
         ]
-        whole = Piece(own, grad, stored, keep, group)
         if not (own.is_contiguous() and grad.is_contiguous()):
-            yield whole.cut(0, numel)
+            yield Piece(own, grad, stored, keep, group)
             return
         whole = Piece(own.view(-1), grad.view(-1), stored, keep, group)
         multiple = 2 * group["block_size"]  # whole blocks, and whole bytes of 4-bit codes

@@ -8,6 +8,7 @@ import functools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,18 +65,33 @@ def transform_of(beta: float) -> str:
     return "fast" if beta <= MAX_BETA else "power"
 
 
-def kernel_numbers(
-    lr: float | Tensor, gamma: float, beta: float, weight_decay: float, device: torch.device
-) -> Tensor:
-    """Return what a kernel reads: η, γ, 1 - ηλ, β, and what the fast power function needs of β."""
-    decay = 1 - lr * weight_decay
-    numbers = [float("nan"), gamma, float("nan"), beta, *power_coefficients(beta)]
-    if isinstance(lr, Tensor):  # stays on its device: reading it there would wait for the device
-        tensor = torch.tensor(numbers, device=device)
-        tensor[0], tensor[2] = lr, decay
-        return tensor
+def row_of(group: dict[str, Any]) -> int:
+    """Return the elements of a row: a block where each has a scale."""
+    return group["block_size"] if group["state_precision"] == "int8" else ROW
+
+
+def kernel_numbers(group: dict[str, Any], device: torch.device) -> Tensor:
+    """Return what a kernel reads: η, γ, 1 - ηλ, β, and what the fast power function needs of β.
+
+    Args:
+        group: the parameter group, with lr a number or a tensor of no dimensions.
+        device: of the parameters.
+
+    Returns:
+        fp32, shape (count, row) on a CPU, else (count, 1). The instructions of a CPU read a vector
+        from memory along with their arithmetic, but have to spread a single number first.
+    """
+    lr, beta = group["lr"], group["beta"]
+    decay = 1 - lr * group["weight_decay"]
+    numbers = torch.tensor(
+        [float("nan"), group["gamma"], float("nan"), beta, *power_coefficients(beta)],
+        dtype=torch.float32,
+        device=device,
+    )
+    # A tensor stays on its device: to read it here would be to wait for the device.
     numbers[0], numbers[2] = lr, decay
-    return torch.tensor(numbers, device=device)
+    row = row_of(group) if device.type == "cpu" else 1
+    return numbers.unsqueeze(1).expand(-1, row).contiguous()
 
 
 def step_rows(piece: Piece, numbers: Tensor) -> int:
@@ -90,7 +106,7 @@ def step_rows(piece: Piece, numbers: Tensor) -> int:
     """
     param, grad, group = piece.param, piece.grad, piece.group
     precision = group["state_precision"]
-    row = group["block_size"] if precision == "int8" else ROW
+    row = row_of(group)
     count = piece.numel // row
     is_covered = (
         precision in PRECISIONS
@@ -183,9 +199,8 @@ def _definition(variant: Variant) -> Kernel:
         if precision == "int8":
             # As quantize_blockwise does it; one row is one block.
             scales = momentum.abs().amax(1)
-            divisors = torch.where(scales == 0, 1.0, scales).unsqueeze(1)
-            codes = (momentum / divisors * max_code(8)).round()
-            # Of NaN, by a comparison: a kernel for x86 does isnan one element at a time.
+            codes = (momentum / scales.unsqueeze(1) * max_code(8)).round()
+            # NaN is told by a comparison: a kernel for x86 does isnan one element at a time.
             stored[0].copy_(torch.where(codes == codes, codes, 0.0))
             stored[1].copy_(scales)
         else:
@@ -209,6 +224,8 @@ def _example(variant: Variant) -> list[Tensor | None]:
         stored = [rows(torch.float32), scales]
     else:
         stored = [rows({"fp32": torch.float32, "bf16": torch.bfloat16}[variant.precision])]
-    numbers = kernel_numbers(0.0, 0.0, 0.5, 0.0, torch.device(variant.device))
+    group = {"state_precision": variant.precision, "block_size": variant.row}
+    group |= {"lr": 0.0, "gamma": 0.0, "beta": 0.5, "weight_decay": 0.0}
+    numbers = kernel_numbers(group, torch.device(variant.device))
     noise = rows(torch.int32) if variant.stochastic else None
     return [rows(variant.param_dtype), rows(variant.grad_dtype), numbers, noise, *stored]

@@ -36,7 +36,8 @@ def fast_signed_power(x: Tensor, coefficients: Tensor) -> Tensor:
 
     Args:
         x: any shape, fp32.
-        coefficients: fp32, those of `power_coefficients(beta)`, with beta in (0, MAX_BETA].
+        coefficients: fp32, those of `power_coefficients(beta)` along the first dimension, with beta
+            in (0, MAX_BETA]; each a number, or of a shape that broadcasts to that of `x`.
 
     Returns:
         fp32, the shape of `x`.

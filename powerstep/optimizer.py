@@ -16,6 +16,8 @@ from powerstep.state import local
 # Elements of all parameters from which compiling pays by default: below it the eager path is done
 # with hundreds of steps before a compiler has made the quicker one.
 COMPILE_FROM = 10_000_000
+# Elements of one parameter from which calling a kernel costs less than several operations do.
+KERNEL_FROM = 2**14
 
 
 class PowerStep(ElementwiseOptimizer):
@@ -127,11 +129,15 @@ class PowerStep(ElementwiseOptimizer):
 
     def _step_compiled(self, params: Sequence[Tensor], group: dict[str, Any]) -> None:
         """Take the steps of whole rows by a compiled kernel, and those of all else eagerly."""
+        small = [param for param in params if local(param).numel() < KERNEL_FROM]
+        self._step_foreach(small, group)
         numbers: dict[torch.device, Tensor] = {}
         for param in params:
+            if local(param).numel() < KERNEL_FROM:
+                continue
             device = local(param).device
             if device not in numbers:
-                numbers[device] = compiling.kernel_numbers(device=device, **_hyperparameters(group))
+                numbers[device] = compiling.kernel_numbers(group, device)
             # A kernel needs no temporaries, unless these have to be made for it.
             is_lean = group["state_precision"] != "int8" and not group["stochastic_rounding"]
             limit = max(1, local(param).numel()) if is_lean else None

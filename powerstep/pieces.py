@@ -1,9 +1,7 @@
 """The part of a parameter that a step works on at a time."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,8 +19,7 @@ def piece_limit(device: torch.device) -> int:
     return 2**19 if device.type == "cpu" else 2**24
 
 
-@dataclass(frozen=True)
-class Work:
+class Work(NamedTuple):
     """What an update computes with, all of one shape.
 
     Attributes:
@@ -36,8 +33,7 @@ class Work:
     buffers: list[Tensor]
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """Views of a parameter, of its gradient, and of the stored parts of each buffer.
 
     Attributes:
@@ -61,21 +57,16 @@ class Piece:
 
     def cut(self, start: int, end: int) -> "Piece":
         """Return the elements from `start` to `end` of a flat piece, or the whole of any other."""
-        whole = end - start == self.numel
+        if end - start == self.numel:
+            return self
         stored = [
             [
-                tensor[start // part.span : math.ceil(end / part.span)]
+                tensor[start // part.span : -(-end // part.span)]
                 for tensor, part in zip(parts, self.keep.parts, strict=True)
             ]
             for parts in self.stored
         ]
-        return Piece(
-            self.param if whole else self.param[start:end],
-            self.grad if whole else self.grad[start:end],
-            stored,
-            self.keep,
-            self.group,
-        )
+        return Piece(self.param[start:end], self.grad[start:end], stored, self.keep, self.group)
 
     def load(self) -> Work:
         """Return θ, g and the buffers to compute with; what is in fp32 already, itself."""

@@ -24,9 +24,10 @@ def quantize_blockwise(x: Tensor, block_size: int = 128, bits: int = 8) -> tuple
     """
     blocks = _as_blocks(x.float(), block_size)
     scales = blocks.abs().amax(dim=1)
-    # x/s before the factor Q: |x/s| is at most 1, so nothing overflows, and ±s gives ±Q.
-    divisors = torch.where(scales == 0, 1.0, scales).unsqueeze(1)
-    codes = (blocks / divisors).mul_(max_code(bits)).round_().nan_to_num_(0.0).to(torch.int8)
+    # x/s before the factor Q: |x/s| is at most 1, so nothing overflows, and ±s gives ±Q. In a block
+    # of zeros it is 0/0, NaN, which becomes the code 0.
+    ratios = blocks / scales.unsqueeze(1)
+    codes = ratios.mul_(max_code(bits)).round_().nan_to_num_(0.0).to(torch.int8)
     return codes.flatten()[: x.numel()].view(x.shape), scales
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,8 +12,7 @@ from powerstep.quantization import dequantize_blockwise, pack_int4, quantize_blo
 PRECISIONS = ("fp32", "bf16", "int8", "int4")
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """One stored tensor of a buffer.
 
     Attributes:
@@ -26,22 +25,24 @@ class Part:
     dtype: torch.dtype
     span: int
 
+    def stored(self, tensor: Tensor, numel: int) -> Tensor:
+        """Return, flat, as much of a stored tensor as `numel` elements of the buffer need."""
+        flat, length = tensor.view(-1), -(-numel // self.span)
+        return flat if flat.numel() == length else flat[:length]
 
-@dataclass(frozen=True)
+
 class Full:
-    """A buffer kept element by element, in fp32 or bf16."""
+    """A buffer kept element by element.
 
-    dtype: torch.dtype
+    Attributes:
+        parts: the buffer itself.
+        in_place: whether `load` returns the stored tensor itself, which then needs no `store`.
+    """
 
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """The buffer itself."""
-        return (Part("", self.dtype, 1),)
-
-    @property
-    def in_place(self) -> bool:
-        """Whether `load` returns the stored tensor itself, which then needs no `store`."""
-        return self.dtype == torch.float32
+    def __init__(self, dtype: torch.dtype) -> None:
+        """Keep the buffer in `dtype`, fp32 or bf16."""
+        self.parts = (Part("", dtype, 1),)
+        self.in_place = dtype == torch.float32
 
     def load(self, stored: Sequence[Tensor], numel: int) -> Tensor:
         """Return the buffer in fp32; where it is stored in fp32, the stored tensor itself."""
@@ -52,20 +53,22 @@ class Full:
         stored[0].copy_(buffer)
 
 
-@dataclass(frozen=True)
 class Blockwise:
-    """A buffer kept as integer codes with one fp32 scale a block (arXiv:2605.10335, section 4)."""
+    """A buffer kept as integer codes with one fp32 scale a block (arXiv:2605.10335, section 4).
 
-    bits: int
-    block_size: int
+    Attributes:
+        bits: of a code.
+        block_size: elements that share a scale.
+        parts: the codes, those of 4 bits two a byte, and the scales.
+    """
+
     in_place = False
 
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """Codes, those of 4 bits two a byte, and scales."""
-        packed = 8 // self.bits
-        codes = Part("_codes", torch.int8 if packed == 1 else torch.uint8, packed)
-        return codes, Part("_scales", torch.float32, self.block_size)
+    def __init__(self, bits: int, block_size: int) -> None:
+        """Keep the buffer in codes of 8 or 4 bits."""
+        self.bits, self.block_size = bits, block_size
+        codes = Part("_codes", torch.int8, 1) if bits == 8 else Part("_codes", torch.uint8, 2)
+        self.parts = (codes, Part("_scales", torch.float32, block_size))
 
     def load(self, stored: Sequence[Tensor], numel: int) -> Tensor:
         """Return the buffer in fp32, a new tensor of shape (numel,)."""

@@ -12,6 +12,12 @@ import powerstep.compiled
 import powerstep.optimizer
 from powerstep import PowerStep
 
+
+@pytest.fixture(autouse=True)
+def kernels_for_the_smallest(monkeypatch):
+    monkeypatch.setattr(powerstep.optimizer, "KERNEL_FROM", 0)
+
+
 SHAPES = [(7, 256), (640,), (3, 130), (128, 5), (1,), (), (0, 4), (4, 3, 32)]
 
 
@@ -149,6 +155,15 @@ def test_the_default_compiles_large_models_only(monkeypatch):
     asked.clear()
     train(parameters([(10, 100)]), compiled=False)
     assert not asked
+
+
+def test_small_parameters_of_a_large_model_are_not_worth_a_kernel(monkeypatch):
+    monkeypatch.setattr(powerstep.optimizer, "KERNEL_FROM", 1000)
+    shapes = [(20, 30), (40, 30)]
+    mixed = train(parameters(shapes), compiled=True)
+    single = train(parameters(shapes), compiled=False)
+    assert torch.equal(mixed[0][0], single[0][0])
+    torch.testing.assert_close(mixed[0][1], single[0][1], rtol=1e-5, atol=1e-6)
 
 
 def test_without_a_compiler_it_warns_once_and_steps_all_the_same(monkeypatch):

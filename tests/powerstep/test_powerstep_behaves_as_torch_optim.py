@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import powerstep.optimizer
 from powerstep import PowerStep
 from powerstep.baselines import AdamS, NaiveAdamWInt8, PbSGDM, SignSGD, Stacey
 
@@ -22,6 +23,11 @@ STATE_DTYPES = {
 }
 PATHS = [{"compiled": False}, {"foreach": True}, {"compiled": True}]
 OPTIMIZERS = [PowerStep, AdamS, NaiveAdamWInt8, PbSGDM, SignSGD, Stacey]
+
+
+@pytest.fixture(autouse=True)
+def kernels_for_the_smallest(monkeypatch):
+    monkeypatch.setattr(powerstep.optimizer, "KERNEL_FROM", 0)
 
 
 def linear(dtype=torch.float32):
