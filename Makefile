@@ -2,7 +2,8 @@
 #   make reproduce                 trains and reports the profile `laptop`
 #   make reproduce PROFILE=smoke   the same in a few minutes, for a first look
 #   make test                      runs the tests
-# Both make the virtual environment .venv from requirements.lock first.
+#   make bench                     measures a step of each optimizer, in an environment of its own
+# The first two make the virtual environment .venv from requirements.lock first.
 
 PROFILE ?= laptop
 PYTHON ?= python3.11
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 IN_VENV := PATH="$(BIN):$$PATH"
 
-.PHONY: reproduce test lint lock clean
+.PHONY: reproduce test bench lint lock clean
 .DELETE_ON_ERROR:
 
 reproduce: $(VENV)/installed
@@ -18,6 +19,9 @@ reproduce: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(IN_VENV) python -m pytest
+
+bench: $(VENV)-bench/installed
+	PATH="$(CURDIR)/$(VENV)-bench/bin:$$PATH" python -m experiments.bench
 
 lint: $(VENV)/installed
 	$(IN_VENV) ruff check .
@@ -34,6 +38,13 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --no-deps --editable .
 	@touch $@
 
+# Apart from the other, because transformers imports torchao wherever it is installed.
+$(VENV)-bench/installed: requirements.lock requirements-bench.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)-bench
+	$(VENV)-bench/bin/pip install --quiet --requirement requirements.lock --requirement requirements-bench.lock
+	$(VENV)-bench/bin/pip install --quiet --no-deps --editable .
+	@touch $@
+
 # Resolves pyproject.toml anew, but for torch, and writes every version it chose. Build tags (+cpu)
 # and what only a CUDA build brings along are left out, so that the pins install on any machine.
 lock:
@@ -45,4 +56,4 @@ lock:
 	rm -rf $(VENV)-lock
 
 clean:
-	rm -rf $(VENV) .snakemake
+	rm -rf $(VENV) $(VENV)-bench .snakemake

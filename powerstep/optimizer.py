@@ -138,8 +138,10 @@ class PowerStep(ElementwiseOptimizer):
             device = local(param).device
             if device not in numbers:
                 numbers[device] = compiling.kernel_numbers(group, device)
-            # A kernel needs no temporaries, unless these have to be made for it.
-            is_lean = group["state_precision"] != "int8" and not group["stochastic_rounding"]
+            # These need no temporaries, which pieces would keep small.
+            is_lean = group["state_precision"] in ("fp32", "bf16") and not (
+                group["stochastic_rounding"] and param.dtype == torch.bfloat16
+            )
             limit = max(1, local(param).numel()) if is_lean else None
             for piece in self._pieces(param, group, limit):
                 done = compiling.step_rows(piece, numbers[device])

@@ -129,12 +129,21 @@ def new_part(param: Tensor, part: Part) -> Tensor:
     largest_shard = math.prod(
         math.ceil(size / count) for size, count in zip(param.shape, shards, strict=True)
     )
-    flat = torch.zeros(
-        math.ceil(largest_shard / part.span), dtype=part.dtype, device=local(param).device
-    )
+    own_spans = math.ceil(largest_shard / part.span)
+    own = torch.zeros(own_spans, dtype=part.dtype, device=local(param).device)
     if not hasattr(param, "to_local"):
-        return flat
-    return _distribute(flat, param, (len(flat) * math.prod(shards),))
+        return own
+    spans, processes = math.ceil(param.numel() / part.span), math.prod(shards)
+    are_shared_out = processes == 1 or (
+        processes == shards[0]
+        and largest_shard % part.span == 0
+        and math.ceil(spans / processes) == own_spans
+    )
+    if are_shared_out:  # the spans of one process, as many as fit each shard
+        own = own[: math.ceil(local(param).numel() / part.span)]
+        return _distribute(own, param, (spans,))
+    # One row a process: another number of processes cannot load it from a checkpoint by mistake.
+    return _distribute(own.view(*[1] * param.ndim, own_spans), param, (*shards, own_spans))
 
 
 def _shards(param: Tensor) -> list[int]:
@@ -151,12 +160,12 @@ def _distribute(own: Tensor, param: Tensor, shape: Sequence[int]) -> Tensor:
     """Make a DTensor of `shape` from each process's part, placed as `param` is."""
     from torch.distributed.tensor import DTensor, Shard
 
-    flattened = len(shape) != param.ndim
+    flattened = len(shape) == 1
     placements = [
         Shard(0) if flattened and placement.is_shard() else placement
         for placement in param.placements
     ]
-    stride = [math.prod(shape[dim + 1 :]) for dim in range(len(shape))]
+    stride = tuple(math.prod(shape[dim + 1 :]) for dim in range(len(shape)))
     return DTensor.from_local(
         own, param.device_mesh, placements, run_check=False, shape=torch.Size(shape), stride=stride
     )

@@ -14,9 +14,9 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-def lock():
+def lock(file="requirements.lock"):
     """Return the pinned version of each package."""
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    lines = (ROOT / file).read_text().splitlines()
     pins = [line.split("==") for line in lines if line and not line.startswith("#")]
     return {canonicalize_name(name): version for name, version in pins}
 
@@ -27,6 +27,15 @@ def test_the_lock_pins_every_dependency_within_its_bounds():
     for text in [*PROJECT["dependencies"], *extras["experiments"], *extras["test"]]:
         requirement = Requirement(text)
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), text
+
+
+def test_the_benchmarks_lock_pins_what_it_adds_within_its_bounds():
+    pins = lock("requirements-bench.lock")
+    requirements = [Requirement(text) for text in PROJECT["optional-dependencies"]["bench"]]
+    assert {canonicalize_name(requirement.name) for requirement in requirements} == set(pins)
+    for requirement in requirements:
+        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)])
+    assert not set(pins) & set(lock())  # transformers imports torchao wherever it is
 
 
 def test_the_lock_installs_anywhere():

@@ -1,0 +1,91 @@
+"""The benchmark of steps: its table names every optimizer, and its sizes are the known ones."""
+
+import pandas as pd
+import pytest
+import torch
+
+from experiments import bench
+
+# Whole blocks of 128, and a matrix and a vector, as in a model.
+SHAPES = {"embed.weight": (64, 128), "layers.0.attn.qkv_proj": (384, 128), "layers.0.ln_1": (128,)}
+STATE_BYTES = {
+    bench.REFERENCE: 8,
+    "AdamW, for-loop": 8,
+    "SGD with momentum, fused": 4,
+    "PowerStep fp32": 4,
+    "PowerStep bf16": 2,
+    "PowerStep int8": 1 + 4 / 128,
+    "PowerStep int4": 0.5 + 4 / 128,
+    "PowerStep's formula, eager": 4,
+    "SignSGD": 4,
+    "pbSGDM": 4,
+    "AdamS": 4,
+    "Stacey(p,2)": 8,
+    "AdamW int8, naive": 2 * (1 + 4 / 128),
+    "Lion": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def table():
+    names = list(bench.OPTIMIZERS)
+    return bench.measure(SHAPES, names, rounds=2).set_index("optimizer")
+
+
+def test_every_optimizer_has_a_row_in_its_place(table):
+    assert list(table.index) == list(bench.OPTIMIZERS)
+
+
+def test_what_is_not_installed_has_no_numbers(table):
+    assert table.loc["AdamW 8-bit, torchao"].isna().all()
+    measured = table.drop(["AdamW 8-bit, torchao", "AdamW 8-bit, bitsandbytes"])
+    assert measured[["step_ms", "ratio", "state_bytes_per_param"]].notna().all(axis=None)
+
+
+def test_ratios_are_to_the_reference(table):
+    assert table.loc[bench.REFERENCE, ["ratio", "ratio_low", "ratio_high"]].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("name", STATE_BYTES)
+def test_state_bytes_are_the_known_ones(table, name):
+    # torch and ours count steps in a few bytes more for each of the three parameters.
+    count = sum(torch.Size(shape).numel() for shape in SHAPES.values())
+    measured = table.loc[name, "state_bytes_per_param"]
+    assert STATE_BYTES[name] <= measured <= STATE_BYTES[name] + 3 * 4 / count
+
+
+def test_the_shapes_are_gpt2s():
+    shapes = bench.gpt2_shapes().values()
+    assert len(shapes) == 75
+    # The released 124,439,808 without its 102,144 biases, and with 47 rows to pad the vocabulary.
+    assert sum(torch.Size(shape).numel() for shape in shapes) == 124_439_808 - 102_144 + 47 * 768
+
+
+def test_small_steps_reach_bf16_weights_only_with_stochastic_rounding():
+    moved = bench.rounding_example(elements=2000, steps=200).set_index("weights").iloc[:, 0]
+    assert moved["fp32"] == pytest.approx(1, abs=1e-3)
+    assert moved["bf16, rounded to nearest"] < 0.2
+    assert moved["bf16, rounded stochastically"] == pytest.approx(1, abs=0.05)
+
+
+def test_the_tables_are_written_with_their_source(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "gpt2_shapes", lambda: SHAPES)
+    bench.main(["--rounds", "1", "--only", "SignSGD", "--out", str(tmp_path)])
+    written = pd.read_csv(tmp_path / "step.csv")
+    assert list(written.optimizer) == [bench.REFERENCE, "SignSGD"]
+    assert "torch" in (tmp_path / "provenance.json").read_text()
+    assert (tmp_path / "step.md").read_text() in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rounds", "0"], "it is '0', but it must be a number from 1 on"),
+        (["--only", "Adam"], "invalid choice: 'Adam'"),
+    ],
+)
+def test_a_wrong_option_is_told_before_anything_is_measured(arguments, message, capsys):
+    with pytest.raises(SystemExit) as error:
+        bench.main(arguments)
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err
