@@ -151,21 +151,21 @@ def _shards(param: Tensor) -> list[int]:
     counts = [1] * param.ndim
     if hasattr(param, "to_local"):
         for size, placement in zip(param.device_mesh.shape, param.placements, strict=True):
-            if placement.is_shard():
+            if not placement.is_replicate():  # a shard, of whichever kind
                 counts[placement.dim] *= size
     return counts
 
 
 def _distribute(own: Tensor, param: Tensor, shape: Sequence[int]) -> Tensor:
     """Make a DTensor of `shape` from each process's part, placed as `param` is."""
-    from torch.distributed.tensor import DTensor, Shard
+    from torch.distributed.tensor import DTensor
 
-    flattened = len(shape) == 1
-    placements = [
-        Shard(0) if flattened and placement.is_shard() else placement
-        for placement in param.placements
-    ]
     stride = tuple(math.prod(shape[dim + 1 :]) for dim in range(len(shape)))
     return DTensor.from_local(
-        own, param.device_mesh, placements, run_check=False, shape=torch.Size(shape), stride=stride
+        own,
+        param.device_mesh,
+        param.placements,
+        run_check=False,
+        shape=torch.Size(shape),
+        stride=stride,
     )
