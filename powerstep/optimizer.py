@@ -50,6 +50,7 @@ class PowerStep(ElementwiseOptimizer):
         maximize: go up the gradient instead of down.
         stochastic_rounding: round bf16 parameters up or down at random, so that the expectation
             is right, instead of to the nearest. A step below half their spacing is lost otherwise.
+            Processes that hold copies of a parameter must be seeded alike, or the copies drift.
         foreach: take the foreach path. None takes it for parameters on an accelerator.
         compiled: take the compiled path. None takes it from 10 million parameters on. Where there
             is no compiler it warns, and takes another path.

@@ -133,15 +133,14 @@ def new_part(param: Tensor, part: Part) -> Tensor:
     own = torch.zeros(own_spans, dtype=part.dtype, device=local(param).device)
     if not hasattr(param, "to_local"):
         return own
-    spans, processes = math.ceil(param.numel() / part.span), math.prod(shards)
+    processes = math.prod(shards)
     are_shared_out = processes == 1 or (
         processes == shards[0]
+        and param.shape[0] % processes == 0
         and largest_shard % part.span == 0
-        and math.ceil(spans / processes) == own_spans
     )
-    if are_shared_out:  # the spans of one process, as many as fit each shard
-        own = own[: math.ceil(local(param).numel() / part.span)]
-        return _distribute(own, param, (spans,))
+    if are_shared_out:  # the spans of one process, as many to each shard
+        return _distribute(own, param, (own_spans * processes,))
     # One row a process: another number of processes cannot load it from a checkpoint by mistake.
     return _distribute(own.view(*[1] * param.ndim, own_spans), param, (*shards, own_spans))
 
@@ -151,21 +150,21 @@ def _shards(param: Tensor) -> list[int]:
     counts = [1] * param.ndim
     if hasattr(param, "to_local"):
         for size, placement in zip(param.device_mesh.shape, param.placements, strict=True):
-            if not placement.is_replicate():  # a shard, of whichever kind
-                counts[placement.dim] *= size
+            dim = getattr(placement, "dim", None)  # _StridedShard has one, but is_shard() is False
+            if dim is not None:
+                counts[dim] *= size
     return counts
 
 
 def _distribute(own: Tensor, param: Tensor, shape: Sequence[int]) -> Tensor:
     """Make a DTensor of `shape` from each process's part, placed as `param` is."""
-    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor import DTensor, Shard
 
+    placements = [  # of a flat part, what would be sharded otherwise is sharded over one process
+        Shard(0) if getattr(placement, "dim", 0) >= len(shape) else placement
+        for placement in param.placements
+    ]
     stride = tuple(math.prod(shape[dim + 1 :]) for dim in range(len(shape)))
     return DTensor.from_local(
-        own,
-        param.device_mesh,
-        param.placements,
-        run_check=False,
-        shape=torch.Size(shape),
-        stride=stride,
+        own, param.device_mesh, placements, run_check=False, shape=torch.Size(shape), stride=stride
     )

@@ -1,4 +1,4 @@
-"""The training that test_sharded_training has done by one process and by two."""
+"""What test_sharded_training has one process and several do."""
 
 import warnings
 from dataclasses import dataclass, field
@@ -10,78 +10,73 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
 from powerstep import PowerStep
 from powerstep.baselines import AdamS, NaiveAdamWInt8, PbSGDM, SignSGD, Stacey
 
-PROCESSES = 2
 STEPS = 6
 MORE_STEPS = 4  # after a checkpoint
+LR = 1e-2
 PRECISIONS = ("fp32", "bf16", "int8", "int4")
 
 # Each process's shard is a whole number of blocks of 128: halves; 3 rows and 2; 1 row and none.
 WHOLE_BLOCKS = {"even": (4, 128), "uneven": (5, 256), "one_row": (1, 128), "vector": (256,)}
-# Rows shorter than a block, of which a shard has whole blocks all the same.
-ROWS_OF_HALF_A_BLOCK = {"rows": (4, 64), "filter": (8, 4, 4, 4)}
-# Blocks that one process would have run across the edge between two shards. Of 130 elements both
-# one process and two have two blocks.
-CUT_BLOCKS = {"weight": (5, 24), "bias": (5,), "one_row": (1, 7), "vector": (130,)}
+# Here too, though no row is one.
+SHORT_ROWS = {"rows": (4, 64), "filters": (8, 4, 4, 4)}
+# Blocks that one process would have run across the edge between two shards. Those of the vector
+# are two either way: of 128 elements and 4, or 66 and 66.
+CUT_BLOCKS = {"weight": (5, 24), "bias": (5,), "one_row": (1, 7), "vector": (132,)}
 
 
 @dataclass(frozen=True)
 class Case:
-    """An optimizer and the parameters that it steps on with given gradients."""
+    """Parameters, and the optimizer that steps on them with gradients made up for them."""
 
     shapes: dict[str, tuple[int, ...]]
-    make: type[torch.optim.Optimizer] = PowerStep
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=lambda: {"weight_decay": 0.1})
+    optimizer: type[torch.optim.Optimizer] = PowerStep
     dtype: torch.dtype = torch.float32
-    columns: bool = False  # sharded by columns, as tensor parallel does, and not by fully_shard
+    by_columns: bool = False  # as tensor parallel shards, instead of by fully_shard
 
 
-def precision(name, **arguments):
-    return {"weight_decay": 0.1, "state_precision": name} | arguments
+def kept_in(state_precision, **others):
+    return {"weight_decay": 0.1, "state_precision": state_precision} | others
 
 
-CASES = (
-    {f"whole {name}": Case(WHOLE_BLOCKS, arguments=precision(name)) for name in PRECISIONS}
-    | {f"rows {name}": Case(ROWS_OF_HALF_A_BLOCK, arguments=precision(name)) for name in PRECISIONS}
-    | {f"cut {name}": Case(CUT_BLOCKS, arguments=precision(name)) for name in PRECISIONS}
-    | {
-        f"linear {name}": Case(CUT_BLOCKS, arguments=precision(name, beta=1.0, weight_decay=0.0))
-        for name in ("int8", "int4")
-    }
-    | {
-        f"foreach {name}": Case(WHOLE_BLOCKS, arguments=precision(name, foreach=True))
-        for name in PRECISIONS
-    }
-    | {
-        f"columns {name}": Case({"weight": (6, 256)}, arguments=precision(name), columns=True)
-        for name in PRECISIONS
-    }
-    | {
-        "bf16 parameters": Case(
-            WHOLE_BLOCKS, arguments=precision("fp32", lr=0.1), dtype=torch.bfloat16
-        ),
-        "AdamS": Case(WHOLE_BLOCKS, AdamS, {"weight_decay": 0.1}),
-        "NaiveAdamWInt8": Case(WHOLE_BLOCKS, NaiveAdamWInt8, {"weight_decay": 0.1}),
-        "PbSGDM": Case(WHOLE_BLOCKS, PbSGDM, {"weight_decay": 0.1}),
-        "SignSGD": Case(WHOLE_BLOCKS, SignSGD, {"weight_decay": 0.1}),
-        "Stacey": Case(WHOLE_BLOCKS, Stacey, {"weight_decay": 0.1}),
-    }
-)
-# Those whose blocks any number of processes may load.
-RESHARDED = [
-    *(f"{kind} {name}" for kind in ("whole", "rows") for name in PRECISIONS),
-    "bf16 parameters",
-    "AdamS",
-    "Stacey",
+BASELINES = {cls.__name__: cls for cls in (AdamS, NaiveAdamWInt8, PbSGDM, SignSGD, Stacey)}
+CASES = {
+    **{f"whole {kind}": Case(WHOLE_BLOCKS, kept_in(kind)) for kind in PRECISIONS},
+    **{f"foreach {kind}": Case(WHOLE_BLOCKS, kept_in(kind, foreach=True)) for kind in PRECISIONS},
+    **{f"short {kind}": Case(SHORT_ROWS, kept_in(kind)) for kind in ("int8", "int4")},
+    **{
+        f"columns {kind}": Case({"weight": (6, 256)}, kept_in(kind), by_columns=True)
+        for kind in PRECISIONS
+    },
+    **{f"cut {kind}": Case(CUT_BLOCKS, kept_in(kind)) for kind in PRECISIONS},
+    **{
+        f"linear {kind}": Case(CUT_BLOCKS, {"beta": 1.0, "state_precision": kind})
+        for kind in ("int8", "int4")
+    },
+    # Steps large enough to move every bf16 number.
+    "bf16 parameters": Case(WHOLE_BLOCKS, {"lr": 0.1}, dtype=torch.bfloat16),
+    **{name: Case(WHOLE_BLOCKS, optimizer=cls) for name, cls in BASELINES.items()},
+}
+# Checkpoints that any number of processes may load, and those for as many as saved them.
+FOR_ANY = [
+    *(f"whole {kind}" for kind in PRECISIONS),
+    *("short int8", "short int4", "bf16 parameters", "NaiveAdamWInt8", "Stacey"),
 ]
+FOR_AS_MANY = ["cut int8", "cut int4"]
 
 
 class Parameters(nn.Module):
@@ -93,22 +88,22 @@ class Parameters(nn.Module):
             self.register_parameter(name, nn.Parameter(start.to(case.dtype)))
 
 
-def make(case, seed=0, **arguments):
-    """Return parameters, sharded where there are two processes, and an optimizer of them."""
+def build(case, seed=0, **others):
+    """Return the parameters, sharded where there are several processes, and their optimizer."""
     model = Parameters(case, seed)
     if dist.is_initialized():
-        mesh = init_device_mesh("cpu", (PROCESSES,))
-        if case.columns:
+        mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+        if case.by_columns:
             for name, param in list(model.named_parameters()):
-                shard = nn.Parameter(distribute_tensor(param.detach(), mesh, [Shard(1)]))
-                model.register_parameter(name, shard)
+                sharded = distribute_tensor(param.detach(), mesh, [Shard(1)])
+                model.register_parameter(name, nn.Parameter(sharded))
         else:
             fully_shard(model, mesh=mesh)
-    return model, case.make(model.parameters(), **{"lr": 1e-2} | case.arguments | arguments)
+    return model, case.optimizer(model.parameters(), **{"lr": LR} | case.arguments | others)
 
 
 def gradient(shape, step, index):
-    """Return a gradient of mixed sizes, some of it exactly zero."""
+    """Return a gradient of mixed sizes, some of them exactly zero."""
     generator = torch.Generator().manual_seed(1000 * step + index)
     grad = torch.randn(shape, generator=generator)
     grad *= 10.0 ** torch.empty(shape).uniform_(-6, 2, generator=generator)
@@ -116,35 +111,39 @@ def gradient(shape, step, index):
     return grad
 
 
-def take_steps(model, optimizer, first, last):
-    """Step with the same gradients however many processes there are."""
-    for step in range(first, last):
-        for index, param in enumerate(model.parameters()):
-            grad = gradient(param.shape, step, index).to(param.dtype)
-            param.grad = grad if not isinstance(param, DTensor) else placed(grad, param)
+def place(grad, param):
+    """Give each process its part of a gradient; nothing is added up, so nothing is rounded."""
+    if not isinstance(param, DTensor):
+        return grad
+    if param.placements == (Shard(1),):
+        # What tensor parallel may leave: a summand in each process, of which the sum is meant.
+        summand = grad if dist.get_rank() == 0 else torch.zeros_like(grad)
+        return DTensor.from_local(summand, param.device_mesh, [Partial()], run_check=False)
+    whole = DTensor.from_local(
+        grad, param.device_mesh, [Replicate()] * param.device_mesh.ndim, run_check=False
+    )
+    return whole.redistribute(placements=param.placements)
+
+
+def take_steps(model, optimizer, shapes, steps, place=place):
+    for step in steps:
+        for index, (param, shape) in enumerate(zip(model.parameters(), shapes, strict=True)):
+            param.grad = place(gradient(shape, step, index).to(param.dtype), param)
         optimizer.step()
 
 
-def placed(grad, param):
-    if param.placements == (Shard(1),):
-        # As backward leaves it where each process has seen a part of the batch: the sum is meant.
-        part = grad.clone() if dist.get_rank() else torch.zeros_like(grad)
-        return DTensor.from_local(part, param.device_mesh, [Partial()], run_check=False)
-    return distribute_tensor(grad, param.device_mesh, param.placements)
-
-
-def result(model, optimizer):
-    """Return parameters and state, whole, and of them what this process holds."""
+def contents(model, optimizer):
+    """Return parameters and state, the whole of them and what this process holds."""
     tensors = {
         name: {"param": param.detach()} | optimizer.state[param]
         for name, param in model.named_parameters()
     }
     return {
-        kind: {
+        of.__name__: {
             name: {key: of(tensor).clone() for key, tensor in values.items()}
             for name, values in tensors.items()
         }
-        for kind, of in (("whole", whole), ("own", own))
+        for of in (whole, own)
     }
 
 
@@ -158,70 +157,96 @@ def own(tensor):
 
 def save(model, optimizer, folder):
     weights, state = get_state_dict(model, optimizer)
-    dcp.save({"weights": weights, "state": state}, checkpoint_id=folder)
+    saved = {"weights": weights, "state": state}
+    dcp.save(saved, checkpoint_id=folder, no_dist=not dist.is_initialized())
 
 
 def load(model, optimizer, folder):
     weights, state = get_state_dict(model, optimizer)
-    dcp.load({"weights": weights, "state": state}, checkpoint_id=folder)
+    saved = {"weights": weights, "state": state}
+    dcp.load(saved, checkpoint_id=folder, no_dist=not dist.is_initialized())
     set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=state)
 
 
-def resume(case, folder):
-    """Return what a checkpoint gives a model and optimizer made otherwise, and further steps."""
-    model, optimizer = make(case, seed=1, lr=1.0)
-    load(model, optimizer, folder)
-    loaded = result(model, optimizer)
-    take_steps(model, optimizer, STEPS, STEPS + MORE_STEPS)
-    return {"loaded": loaded, "resumed": result(model, optimizer)}
+def step_on_given_gradients(name, folder):
+    """Return what some steps make of a case; save a checkpoint there, and take some more."""
+    case = CASES[name]
+    model, optimizer = build(case)
+    take_steps(model, optimizer, case.shapes.values(), range(STEPS))
+    results = {"trained": contents(model, optimizer)}
+    if name in FOR_ANY + FOR_AS_MANY:
+        save(model, optimizer, folder / name)
+        take_steps(model, optimizer, case.shapes.values(), range(STEPS, STEPS + MORE_STEPS))
+        results["continued"] = contents(model, optimizer)
+    return results
 
 
-def given_gradients(case, checkpoint):
-    """Return what comes of given gradients, before and after saving a checkpoint."""
-    model, optimizer = make(case)
-    take_steps(model, optimizer, 0, STEPS)
-    trained = result(model, optimizer)
-    save(model, optimizer, checkpoint)
-    take_steps(model, optimizer, STEPS, STEPS + MORE_STEPS)
-    return {"trained": trained, "continued": result(model, optimizer)}
+def resume(name, folder):
+    """Load a checkpoint over other parameters and another learning rate, and go on from there."""
+    case = CASES[name]
+    model, optimizer = build(case, seed=1, lr=1.0)
+    load(model, optimizer, folder / name)
+    results = {"loaded": contents(model, optimizer)}
+    take_steps(model, optimizer, case.shapes.values(), range(STEPS, STEPS + MORE_STEPS))
+    return results | {"continued": contents(model, optimizer)}
+
+
+def gather_and_scatter(name):
+    """Return a state dict gathered from all processes, and what others make of it."""
+    case = CASES[name]
+    model, optimizer = build(case)
+    take_steps(model, optimizer, case.shapes.values(), range(STEPS))
+    options = StateDictOptions(full_state_dict=True)
+    weights, state = get_state_dict(model, optimizer, options=options)
+    gathered = {key: dict(values) for key, values in state["state"].items()}
+    model, optimizer = build(case, seed=1, lr=1.0)
+    set_state_dict(
+        model, optimizer, model_state_dict=weights, optim_state_dict=state, options=options
+    )
+    return {"gathered": gathered, "scattered": contents(model, optimizer)}
 
 
 def share(batch: Tensor):
-    return batch.chunk(PROCESSES)[dist.get_rank()] if dist.is_initialized() else batch
+    """Return this process's part of a batch."""
+    if not dist.is_initialized():
+        return batch
+    return batch.chunk(dist.get_world_size())[dist.get_rank()]
 
 
-def exact_data_parallel(state_precision):
-    """Train a linear model whose gradients are multiples of 1/8 that no order of adding rounds."""
-    model = linear = nn.Linear(128, 3)
+def learn_exactly(state_precision):
+    """Train a linear model whose gradients are multiples of 1/8, which no order of adding rounds.
+
+    Its loss is linear too, so that they do not depend on the parameters.
+    """
     generator = torch.Generator().manual_seed(0)
+    model = linear = nn.Linear(128, 3)
     with torch.no_grad():
         for param in linear.parameters():
             param.copy_(torch.randn(param.shape, generator=generator))
     if dist.is_initialized():
         model = DistributedDataParallel(linear)
-    optimizer = PowerStep(linear.parameters(), **precision(state_precision, lr=1e-2))
+    optimizer = PowerStep(linear.parameters(), lr=LR, **kept_in(state_precision))
     for _ in range(STEPS):
         x = torch.randint(-4, 5, (8, 128), generator=generator).float()
         y = torch.randint(-4, 5, (8, 3), generator=generator).float()
         optimizer.zero_grad()
         (model(share(x)) * share(y)).sum(dim=1).mean().backward()
         optimizer.step()
-    return result(linear, optimizer)["whole"]
+    return contents(linear, optimizer)["whole"]
 
 
-def learning(kind, state_precision):
-    """Train a network to follow another, and return its parameters and the losses."""
+def learn(way):
+    """Train a network to do as another does; return its parameters and the losses."""
     torch.manual_seed(0)
     teacher = nn.Sequential(nn.Linear(16, 9), nn.Tanh(), nn.Linear(9, 5))
-    network = nn.Sequential(nn.Linear(16, 33), nn.Tanh(), nn.Linear(33, 5))
-    model = network
-    if dist.is_initialized() and kind == "fsdp":
-        mesh = init_device_mesh("cpu", (PROCESSES,))
-        for layer in (network[0], network[2], network):
-            fully_shard(layer, mesh=mesh)
+    model = network = nn.Sequential(nn.Linear(16, 33), nn.Tanh(), nn.Linear(33, 5))
+    if dist.is_initialized() and way == "fsdp":
+        mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+        for module in (network[0], network[2], network):
+            fully_shard(module, mesh=mesh)
     elif dist.is_initialized():
         model = DistributedDataParallel(network)
-    optimizer = PowerStep(network.parameters(), lr=3e-3, state_precision=state_precision)
+    optimizer = PowerStep(network.parameters(), lr=3e-3)
     generator = torch.Generator().manual_seed(1)
     losses = []
     for _ in range(20):
@@ -236,40 +261,70 @@ def learning(kind, state_precision):
     losses = torch.stack(losses)
     if dist.is_initialized():
         dist.all_reduce(losses)
-        losses /= PROCESSES
-    return {"losses": losses} | {
-        name: whole(param.detach()) for name, param in network.named_parameters()
-    }
+        losses /= dist.get_world_size()
+    params = {name: whole(param.detach()).clone() for name, param in network.named_parameters()}
+    return {"losses": losses, "params": params}
 
 
 def train(folder):
-    """Do all the training, as the only process or as one of two."""
-    return (
-        {name: given_gradients(case, folder / name) for name, case in CASES.items()}
-        | {f"exact ddp {name}": exact_data_parallel(name) for name in PRECISIONS}
-        | {f"learning ddp {name}": learning("ddp", name) for name in ("fp32", "int8")}
-        | {"learning fsdp fp32": learning("fsdp", "fp32")}
-    )
+    """Do all that one process and two both do; leave checkpoints in `folder`."""
+    return {
+        "given": {name: step_on_given_gradients(name, folder) for name in CASES},
+        "exact": {kind: learn_exactly(kind) for kind in PRECISIONS},
+        "learned": {way: learn(way) for way in ("ddp", "fsdp")},
+    }
 
 
-def work(rank, folder):
-    """Train as one of two processes, load checkpoints, and save the results by rank."""
+def train_and_resume(folder):
+    """Train as one of two processes; load what one process left, and what these two did."""
+    results = train(folder / "two")
+    results["from one"] = {name: resume(name, folder / "one") for name in FOR_ANY}
+    results["from two"] = {name: resume(name, folder / "two") for name in FOR_AS_MANY}
+    results["gathered"] = {name: gather_and_scatter(name) for name in ("whole int8", "cut int8")}
+    return results
+
+
+def step_on_a_mesh(kind):
+    """Step on a layer sharded by tensor parallel and by fully_shard at once, where there are 4.
+
+    A process has 64 elements of the first bias, and a whole block of every other parameter.
+    """
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(128, 256), nn.Linear(128, 512), nn.Linear(64, 16, bias=False))
+    shapes = [param.shape for param in model.parameters()]
+    if dist.is_initialized():
+        mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+        parallelize_module(model, mesh["tensor"], {"*": ColwiseParallel()})
+        fully_shard(model, mesh=mesh["data"])
+    optimizer = PowerStep(model.parameters(), lr=LR, **kept_in(kind))
+    take_steps(model, optimizer, shapes, range(STEPS))
+    return contents(model, optimizer)["whole"]
+
+
+def step_on_meshes(folder):
+    return {kind: step_on_a_mesh(kind) for kind in PRECISIONS}
+
+
+def work(rank, processes, task, folder):
+    """Do a task as one of several processes, and save the results by rank."""
     warnings.filterwarnings("error", module="powerstep")
     torch.set_num_threads(1)
     folder = Path(folder)
     dist.init_process_group(
         "gloo",
-        init_method=(folder / "meeting").as_uri(),
+        init_method=(folder / f"meeting-of-{processes}").as_uri(),
         rank=rank,
-        world_size=PROCESSES,
+        world_size=processes,
         timeout=timedelta(seconds=60),
     )
-    results = train(folder / "two")
-    results["from one"] = {name: resume(CASES[name], folder / "one" / name) for name in RESHARDED}
-    results["from two"] = {
-        name: resume(case, folder / "two" / name)
-        for name, case in CASES.items()
-        if case.shapes is CUT_BLOCKS
-    }
-    torch.save(results, folder / f"{rank}.pt")
+    torch.save(task(folder), folder / f"{rank}-of-{processes}.pt")
     dist.destroy_process_group()
+
+
+def spawn(processes, task, folder):
+    """Have several processes do a task, and return the results of each."""
+    torch.multiprocessing.spawn(work, (processes, task, str(folder)), nprocs=processes)
+    return [
+        torch.load(folder / f"{rank}-of-{processes}.pt", weights_only=True)
+        for rank in range(processes)
+    ]
