@@ -9,7 +9,9 @@ import argparse
 import ctypes
 import gc
 import importlib
+import importlib.metadata
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +30,7 @@ from powerstep import PowerStep
 REFERENCE = "AdamW, fused"
 GROUP_SIZE = 4  # optimizers measured together, the reference aside: their states share the memory
 WARM_UP = 2  # steps that are not timed
+EXTRAS = ("bitsandbytes", "torchao")  # what pyproject.toml's extra `bench` adds
 LR = 1e-6  # the parameters hardly move, and every optimizer can have the same ones
 
 Params = list[tuple[str, nn.Parameter]]
@@ -256,30 +259,47 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.bench", description=__doc__)
     parser.add_argument("--rounds", type=_positive, default=15, help="timed steps of each")
     parser.add_argument("--only", nargs="+", choices=OPTIMIZERS, default=[], metavar="NAME")
-    parser.add_argument("--out", type=Path, default=Path("results/bench"), help="folder")
+    parser.add_argument("--out", type=_folder, default=Path("results/bench"), help="folder")
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_args(arguments)
     names = [name for name in OPTIMIZERS if name in {REFERENCE, *(options.only or OPTIMIZERS)}]
     _write(rounding_example(), options.out / "rounding")
     _write(measure(gpt2_shapes(), names, options.rounds), options.out / "step")
     source = provenance() | {
         "threads": torch.get_num_threads(),
-        "command": " ".join(["python -m experiments.bench", *(arguments or sys.argv[1:])]),
+        "command": shlex.join(["python", "-m", "experiments.bench", *arguments]),
     }
+    source["packages"] |= _extra_versions()
     with atomic(options.out / "provenance.json") as path:
         path.write_text(json.dumps(source, indent=1) + "\n")
     print(json.dumps(source, indent=1))
 
 
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"it is {text!r}, but it must be a number from 1 on")
     return int(text)
+
+
+def _folder(text: str) -> Path:
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"it is {text!r}, but that is no folder")
+    return path
+
+
+def _extra_versions() -> dict[str, str | None]:
+    installed = {found.name: found.version for found in importlib.metadata.distributions()}
+    return {name: installed.get(name) for name in EXTRAS}
 
 
 def _write(table: pd.DataFrame, target: Path) -> None:
     with atomic(target.with_suffix(".csv")) as path:
         table.to_csv(path, index=False)
-    text = table.to_markdown(index=False, floatfmt=".3f", missingval="not installed")
+    shown = table.astype(object).where(table.notna(), None)  # None is left empty, NaN is not
+    is_missing = table.iloc[:, 1:].isna().all(axis=1)
+    shown[table.columns[0]] += is_missing.map({True: " (not installed)", False: ""})
+    text = shown.to_markdown(index=False, floatfmt=".3f", missingval="")
     with atomic(target.with_suffix(".md")) as path:
         path.write_text(text + "\n")
     print(text, end="\n\n")

@@ -1,5 +1,7 @@
 """The benchmark of steps: its table names every optimizer, and its sizes are the known ones."""
 
+import json
+
 import pandas as pd
 import pytest
 import torch
@@ -70,11 +72,18 @@ def test_small_steps_reach_bf16_weights_only_with_stochastic_rounding():
 
 def test_the_tables_are_written_with_their_source(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench, "gpt2_shapes", lambda: SHAPES)
-    bench.main(["--rounds", "1", "--only", "SignSGD", "--out", str(tmp_path)])
+    names = ["SignSGD", "AdamW 8-bit, torchao"]
+    bench.main(["--rounds", "1", "--only", *names, "--out", str(tmp_path)])
     written = pd.read_csv(tmp_path / "step.csv")
-    assert list(written.optimizer) == [bench.REFERENCE, "SignSGD"]
-    assert "torch" in (tmp_path / "provenance.json").read_text()
-    assert (tmp_path / "step.md").read_text() in capsys.readouterr().out
+    assert list(written.optimizer) == [bench.REFERENCE, *names]
+    text = (tmp_path / "step.md").read_text()
+    assert text in capsys.readouterr().out
+    assert "AdamW 8-bit, torchao (not installed) |" in text
+    assert "nan" not in text
+    source = json.loads((tmp_path / "provenance.json").read_text())
+    assert source["packages"]["torch"].startswith("2.")
+    assert source["packages"]["torchao"] is None
+    assert "--only SignSGD 'AdamW 8-bit, torchao' --out" in source["command"]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +91,7 @@ def test_the_tables_are_written_with_their_source(tmp_path, monkeypatch, capsys)
     [
         (["--rounds", "0"], "it is '0', but it must be a number from 1 on"),
         (["--only", "Adam"], "invalid choice: 'Adam'"),
+        (["--out", __file__], "but that is no folder"),
     ],
 )
 def test_a_wrong_option_is_told_before_anything_is_measured(arguments, message, capsys):
