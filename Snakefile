@@ -12,7 +12,8 @@ sys.path.insert(0, workflow.basedir)
 # The rules' commands find the packages of this checkout from any working directory.
 shell.prefix(f"export PYTHONPATH={shlex.quote(workflow.basedir)}:${{{{PYTHONPATH:-}}}}; ")
 
-from experiments.config import ConfigError, load_profile
+from experiments.config import load_profile
+from experiments.settings import ConfigError
 from experiments.grid import digest, plan
 
 try:

@@ -8,9 +8,10 @@ import csv
 import sys
 from pathlib import Path
 
-from experiments.config import ConfigError, load_profile
+from experiments.config import load_profile
 from experiments.files import atomic
 from experiments.grid import Corpus, PlannedRun, RunSpec, plan
+from experiments.settings import ConfigError
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -8,52 +8,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
+from experiments.corpus_settings import CorpusSettings
+from experiments.model_settings import ModelSettings
+from experiments.settings import ConfigError, Settings, parse
 from experiments.yaml_loader import StrictLoader
 
 CONFIG_DIR = Path(__file__).parent / "config"
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-
-
-class ConfigError(ValueError):
-    """One sentence that names the field, its value and what is accepted."""
-
-
-class Settings(BaseModel):
-    """A frozen mapping whose keys are all known."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_unknown_keys(cls, values: Any) -> Any:
-        accepted = {field.alias or name for name, field in cls.model_fields.items()}
-        known = accepted | set(cls.model_fields)
-        unknown = [key for key in values if key not in known] if isinstance(values, dict) else []
-        if unknown:
-            raise ValueError(f"unknown key {unknown[0]!r}; accepted: {', '.join(sorted(accepted))}")
-        return values
-
-
-class ModelSettings(Settings):
-    """A decoder-only language model."""
-
-    family: Literal["gpt2"] = Field(description="the architecture")
-    layers: int = Field(gt=0, description="number of transformer blocks")
-    width: int = Field(gt=0, description="size of the residual stream")
-    heads: int = Field(gt=0, description="attention heads; divides width")
-    context: int = Field(gt=0, description="longest sequence, in tokens")
-    vocab_size: int = Field(gt=0, description="rows of the embedding")
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> "ModelSettings":
-        if self.width % self.heads:
-            raise ValueError(f"heads is {self.heads}, but it must divide width, {self.width}")
-        return self
+_S = TypeVar("_S", bound=Settings)
 
 
 class OptimizerSettings(Settings):
@@ -71,50 +36,6 @@ class OptimizerSettings(Settings):
     )
     args: dict[str, Any] = Field(default={}, description="arguments of the class")
     source: str = Field(description="where these arguments come from")
-
-
-class _Corpus(Settings):
-    vocab_size: int = Field(
-        default=4096, gt=256, le=65536, description="size of the byte-level BPE that is trained"
-    )
-    validation_fraction: float = Field(
-        default=0.05, gt=0, lt=1, description="share of the tokens, at the end, kept for validation"
-    )
-
-
-class DocstringCorpus(_Corpus):
-    """The docstrings of installed Python packages: real text that needs no network."""
-
-    kind: Literal["docstrings"]
-    packages: tuple[str, ...] = Field(min_length=1, description="importable package names")
-    sha256: str | None = Field(
-        default=None, description="of the text it should be; the report tells where it is not"
-    )
-
-
-class TextCorpus(_Corpus):
-    """Text files of the user's, in UTF-8."""
-
-    kind: Literal["text"]
-    files: tuple[str, ...] = Field(min_length=1, description="paths or glob patterns")
-
-
-class HuggingFaceCorpus(_Corpus):
-    """A dataset of the Hugging Face hub, or of a local folder, through `datasets`."""
-
-    kind: Literal["huggingface"]
-    path: str = Field(description="name on the hub, or a local folder")
-    name: str | None = Field(default=None, description="configuration of the dataset")
-    revision: str | None = Field(default=None, description="commit or tag on the hub")
-    split: str = Field(default="train", description="split to read")
-    text_field: str = Field(default="text", description="column that holds the text")
-    streaming: bool = Field(default=False, description="read without downloading it whole first")
-    max_documents: int | None = Field(default=None, gt=0, description="read no more than this")
-
-
-CorpusSettings = Annotated[
-    DocstringCorpus | TextCorpus | HuggingFaceCorpus, Field(discriminator="kind")
-]
 
 
 class TrainingSettings(Settings):
@@ -177,9 +98,9 @@ class Experiment(Settings):
 class Registries(Settings):
     """What names mean. Each shared registry is a file of its own beside the profiles."""
 
-    models: dict[Name, ModelSettings] = {}
-    optimizers: dict[Name, OptimizerSettings] = {}
-    datasets: dict[Name, CorpusSettings] = {}
+    models: dict[Name, ModelSettings] = Field(default={})
+    optimizers: dict[Name, OptimizerSettings] = Field(default={})
+    datasets: dict[Name, CorpusSettings] = Field(default={})
 
 
 class Profile(Registries):
@@ -188,21 +109,6 @@ class Profile(Registries):
     dataset: str = Field(description="name in datasets.yaml")
     training: dict[str, Any] = Field(description="training settings of every experiment")
     experiments: dict[Name, Experiment] = Field(min_length=1)
-
-
-_S = TypeVar("_S", bound=Settings)
-
-
-def parse(settings: type[_S], values: Any, where: str, field: str = "") -> _S:
-    """Validate `values`, which stand in `field` of `where`, or raise a ConfigError that says so."""
-    try:
-        return settings.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        location = [field, *first["loc"]] if field else list(first["loc"])
-        if location[:1] == ["datasets"]:  # pydantic names the kind of dataset in between
-            del location[2:3]
-        raise ConfigError(f"{where}: {_sentence(first, '.'.join(map(str, location)))}") from None
 
 
 def load_profile(name: str) -> Profile:
@@ -247,18 +153,3 @@ def _read(path: Path, settings: type[_S]) -> _S:
         problem = " ".join(str(error).split())
         raise ConfigError(f"{path.name} is not valid YAML: {problem}") from None
     return parse(settings, values, path.name)
-
-
-def _sentence(error: dict[str, Any], field: str) -> str:
-    """Turn a complaint of pydantic into: field, value, what is accepted."""
-    if error["type"] == "missing":
-        return f"{field} is missing"
-    if error["type"] == "value_error":
-        return f"{field}: {error['ctx']['error']}" if field else str(error["ctx"]["error"])
-    if error["type"].startswith("union_tag"):
-        kinds = error["ctx"].get("expected_tags", "'docstrings', 'text', 'huggingface'")
-        return f"{field}.kind is {error['input'].get('kind')!r}, but it must be one of {kinds}"
-    if error["type"] == "too_short":
-        return f"{field} is {error['input']!r}, but it must have at least one item"
-    message = error["msg"].replace("Input should", "it should")
-    return f"{field} is {error['input']!r}, but {message}"

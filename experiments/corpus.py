@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from experiments.config import ConfigError, CorpusSettings
+from experiments.corpus_settings import CorpusSettings
 from experiments.files import atomic
+from experiments.settings import ConfigError
 from experiments.sources import documents
 
 END_OF_TEXT = "<|endoftext|>"

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.config import ConfigError
 from experiments.corpus import CorpusFacts, read_tokens
+from experiments.settings import ConfigError
 
 
 def check_size(facts: CorpusFacts, batch_size: int, context: int) -> None:

@@ -7,16 +7,10 @@ from typing import Any
 
 from pydantic import Field, TypeAdapter
 
-from experiments.config import (
-    ConfigError,
-    CorpusSettings,
-    Experiment,
-    ModelSettings,
-    Profile,
-    Settings,
-    TrainingSettings,
-    parse,
-)
+from experiments.config import Experiment, Profile, TrainingSettings
+from experiments.corpus_settings import CorpusSettings
+from experiments.model_settings import ModelSettings
+from experiments.settings import ConfigError, Settings, parse
 from experiments.sources import fingerprint
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.config import ModelSettings
+from experiments.model_settings import ModelSettings
 
 
 def build_model(settings: ModelSettings) -> nn.Module:

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from experiments.config import ConfigError
 from experiments.grid import OptimizerSpec
+from experiments.settings import ConfigError
 
 
 def build_optimizer(

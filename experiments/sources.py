@@ -10,13 +10,13 @@ from glob import glob
 from itertools import islice
 from pathlib import Path
 
-from experiments.config import (
-    ConfigError,
+from experiments.corpus_settings import (
     CorpusSettings,
     DocstringCorpus,
     HuggingFaceCorpus,
     TextCorpus,
 )
+from experiments.settings import ConfigError
 
 SHORTEST_DOCSTRING = 100  # characters; below it stand one-liners that repeat the function's name
 DOCUMENT_LENGTH = 100_000  # characters at which a long text file is cut

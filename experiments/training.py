@@ -12,13 +12,13 @@ import lightning.pytorch as L
 import torch
 
 from experiments.callbacks import ProgressLine, SaveLast
-from experiments.config import ConfigError
 from experiments.corpus import read_facts
 from experiments.data import TokenBatches, check_size
 from experiments.files import atomic
 from experiments.grid import RunSpec
 from experiments.machine import provenance
 from experiments.module import LanguageModelRun
+from experiments.settings import ConfigError
 
 # It is: a batch is looked up by its step (experiments.module).
 warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")

@@ -2,8 +2,9 @@
 
 import pytest
 
-from experiments.config import ConfigError, load_profile
+from experiments.config import load_profile
 from experiments.grid import plan
+from experiments.settings import ConfigError
 from tests.conftest import profile_values, write_profile
 
 

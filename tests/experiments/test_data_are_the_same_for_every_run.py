@@ -8,15 +8,11 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from experiments.config import (
-    ConfigError,
-    DocstringCorpus,
-    HuggingFaceCorpus,
-    TextCorpus,
-    load_profile,
-)
+from experiments.config import load_profile
 from experiments.corpus import build, read_facts, read_tokens
+from experiments.corpus_settings import DocstringCorpus, HuggingFaceCorpus, TextCorpus
 from experiments.data import TokenBatches, check_size
+from experiments.settings import ConfigError
 from experiments.sources import documents, fingerprint
 from tests.conftest import TEXT
 

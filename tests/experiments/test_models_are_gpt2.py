@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from experiments.config import ModelSettings, load_profile
+from experiments.config import load_profile
+from experiments.model_settings import ModelSettings
 from experiments.models import build_model
 
 MODELS = load_profile("laptop").models

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.config import ConfigError, ModelSettings, load_profile
+from experiments.config import load_profile
 from experiments.grid import OptimizerSpec, plan
+from experiments.model_settings import ModelSettings
 from experiments.models import build_model
 from experiments.optimizers import build_optimizer, state_bytes
+from experiments.settings import ConfigError
 
 LR, WEIGHT_DECAY, STEPS = 1e-2, 0.1, 12
 MODEL = ModelSettings(family="gpt2", layers=1, width=8, heads=2, context=8, vocab_size=16)

@@ -14,12 +14,13 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments.config import ConfigError, load_profile
+from experiments.config import load_profile
 from experiments.corpus import read_tokens
 from experiments.data import TokenBatches
 from experiments.grid import OptimizerSpec
 from experiments.metrics import COLUMNS
 from experiments.models import build_model
+from experiments.settings import ConfigError
 from experiments.training import train
 
 TIMES = ["step_seconds", "optimizer_seconds"]

@@ -1,0 +1,51 @@
+"""The datasets that datasets.yaml may describe."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from experiments.settings import Settings
+
+
+class _Corpus(Settings):
+    vocab_size: int = Field(
+        default=4096, gt=256, le=65536, description="size of the byte-level BPE that is trained"
+    )
+    validation_fraction: float = Field(
+        default=0.05, gt=0, lt=1, description="share of the tokens, at the end, kept for validation"
+    )
+
+
+class DocstringCorpus(_Corpus):
+    """The docstrings of installed Python packages: real text that needs no network."""
+
+    kind: Literal["docstrings"]
+    packages: tuple[str, ...] = Field(min_length=1, description="importable package names")
+    sha256: str | None = Field(
+        default=None, description="of the text it should be; the report tells where it is not"
+    )
+
+
+class TextCorpus(_Corpus):
+    """Text files of the user's, in UTF-8."""
+
+    kind: Literal["text"]
+    files: tuple[str, ...] = Field(min_length=1, description="paths or glob patterns")
+
+
+class HuggingFaceCorpus(_Corpus):
+    """A dataset of the Hugging Face hub, or of a local folder, through `datasets`."""
+
+    kind: Literal["huggingface"]
+    path: str = Field(description="name on the hub, or a local folder")
+    name: str | None = Field(default=None, description="configuration of the dataset")
+    revision: str | None = Field(default=None, description="commit or tag on the hub")
+    split: str = Field(default="train", description="split to read")
+    text_field: str = Field(default="text", description="column that holds the text")
+    streaming: bool = Field(default=False, description="read without downloading it whole first")
+    max_documents: int | None = Field(default=None, gt=0, description="read no more than this")
+
+
+CorpusSettings = Annotated[
+    DocstringCorpus | TextCorpus | HuggingFaceCorpus, Field(discriminator="kind")
+]
