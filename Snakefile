@@ -1,7 +1,9 @@
-"""From a profile to its report: corpus → plan → train each run → collect → tables, figures → report.
+"""From a profile to its report: corpus → plan → train each run → tables, figures, claims → report.
 
 `snakemake` runs the profile `laptop`; `snakemake --config profile=smoke` another one, by its name
-in experiments/config/ or by the path of a YAML file.
+in experiments/config/ or by the path of a YAML file. A figure or a table asked for by its path, such
+as results/laptop/figures/fig3a.pdf, trains only the runs it shows. `snakemake so_far` makes everything
+from the runs that are done, and marks the others as missing.
 """
 
 import shlex
@@ -12,7 +14,8 @@ sys.path.insert(0, workflow.basedir)
 # The rules' commands find the packages of this checkout from any working directory.
 shell.prefix(f"export PYTHONPATH={shlex.quote(workflow.basedir)}:${{{{PYTHONPATH:-}}}}; ")
 
-from experiments.config import load_profile
+from analysis.catalogue import figures, tables
+from experiments.config import CONFIG_DIR, load_profile
 from experiments.settings import ConfigError
 from experiments.grid import digest, plan
 
@@ -27,21 +30,13 @@ except ConfigError as error:
 # A run that several experiments share stands here once.
 RUNS = {run.spec.path: run.spec for run in PLAN}
 CORPORA = {spec.corpus.path: spec.corpus for spec in RUNS.values()}
-MODELS = list(dict.fromkeys(spec.model_name for spec in RUNS.values()))
 RESULTS = f"results/{Path(PROFILE).stem}"
 # Named by what it holds: one that is refused deletes no other.
 PLAN_DIGEST = digest(PLAN)
 PLAN_FILE = f"{RESULTS}/plans/{PLAN_DIGEST}.csv"
-TABLES = expand(
-    f"{RESULTS}/tables/{{table}}.{{format}}",
-    table=["val_loss", "state_memory"],
-    format=["csv", "md", "tex"],
-)
-FIGURES = expand(
-    f"{RESULTS}/figures/{{figure}}.{{format}}",
-    figure=[*(f"loss_{model}" for model in MODELS), "state_memory"],
-    format=["pdf", "png"],
-)
+ROWS = [run.row() for run in PLAN]
+FIGURES = figures(ROWS)
+TABLES = tables(ROWS)
 
 
 def spec_of(wildcards):
@@ -58,6 +53,16 @@ def needs_of(wildcards):
     if all(Path(output).exists() for output in outputs):
         return []
     return [PLAN_FILE, f"results/corpora/{spec.corpus.path}/meta.json"]
+
+
+def inputs_of(artefact):
+    """What a figure or a table is made of: the plan, its own runs, and the studies it shows."""
+    runs = dict.fromkeys(row["run"] for row in artefact.rows)
+    return [
+        PLAN_FILE,
+        *expand("results/runs/{run}/{file}", run=runs, file=["summary.json", "metrics.parquet"]),
+        *expand("results/{study}", study=artefact.needs),
+    ]
 
 
 onsuccess:
@@ -142,69 +147,113 @@ rule train:
         " --folder {params.folder:q} --threads {threads} > {log:q} 2>&1"
 
 
-rule collect:
+rule memory:
+    input:
+        CONFIG_DIR / "models.yaml",
+        CONFIG_DIR / "optimizers.yaml",
+    output:
+        "results/memory.csv",
+    log:
+        "results/logs/memory.log",
+    message:
+        "count the optimizer state of every model at full size"
+    shell:
+        "python -m experiments memory --output {output:q} > {log:q} 2>&1"
+
+
+rule convergence:
+    output:
+        "results/convergence.csv",
+    log:
+        "results/logs/convergence.log",
+    message:
+        "measure the rate of convergence on a noisy problem"
+    shell:
+        "python -m experiments convergence --output {output:q} > {log:q} 2>&1"
+
+
+rule figure:
+    input:
+        lambda wildcards: inputs_of(FIGURES[wildcards.figure]),
+    output:
+        expand(f"{RESULTS}/figures/{{{{figure}}}}.{{format}}", format=["pdf", "png", "csv"]),
+    log:
+        f"{RESULTS}/logs/figure_{{figure}}.log",
+    params:
+        folder=RESULTS,
+        digest=lambda wildcards: digest(FIGURES[wildcards.figure]),  # draws it again when it changes
+    message:
+        "draw {wildcards.figure}"
+    shell:
+        "python -m analysis figure {wildcards.figure:q} {params.folder:q} --plan {input[0]:q}"
+        " > {log:q} 2>&1"
+
+
+rule table:
+    input:
+        lambda wildcards: inputs_of(TABLES[wildcards.table]),
+    output:
+        expand(f"{RESULTS}/tables/{{{{table}}}}.{{format}}", format=["csv", "md", "tex"]),
+    log:
+        f"{RESULTS}/logs/table_{{table}}.log",
+    params:
+        folder=RESULTS,
+        digest=lambda wildcards: digest(TABLES[wildcards.table]),
+    message:
+        "write {wildcards.table}"
+    shell:
+        "python -m analysis table {wildcards.table:q} {params.folder:q} --plan {input[0]:q}"
+        " > {log:q} 2>&1"
+
+
+rule claims:
     input:
         plan=PLAN_FILE,
         summaries=expand("results/runs/{run}/summary.json", run=RUNS),
         metrics=expand("results/runs/{run}/metrics.parquet", run=RUNS),
+        studies=["results/memory.csv", "results/convergence.csv"],
     output:
-        runs=f"{RESULTS}/runs.csv",
-        metrics=f"{RESULTS}/metrics.parquet",
+        expand(f"{RESULTS}/{{file}}", file=["claims.csv", "claims.md", "runs.csv", "metrics.parquet"]),
     log:
-        f"{RESULTS}/logs/collect.log",
+        f"{RESULTS}/logs/claims.log",
     params:
-        folder=lambda wildcards: RESULTS,
-        digest=PLAN_DIGEST,  # runs it again when the plan changes
+        folder=RESULTS,
+        digest=PLAN_DIGEST,
     message:
-        "collect the metrics of all runs"
+        "collect all runs, and hold them against the paper's claims"
     shell:
-        "python -m analysis collect {params.folder:q} --plan {input.plan:q} --runs results/runs"
-        " > {log:q} 2>&1"
-
-
-rule tables:
-    input:
-        rules.collect.output,
-    output:
-        TABLES,
-    log:
-        f"{RESULTS}/logs/tables.log",
-    params:
-        folder=lambda wildcards: RESULTS,
-    message:
-        "write the tables"
-    shell:
-        "python -m analysis tables {params.folder:q} > {log:q} 2>&1"
-
-
-rule figures:
-    input:
-        rules.collect.output,
-    output:
-        FIGURES,
-    log:
-        f"{RESULTS}/logs/figures.log",
-    params:
-        folder=lambda wildcards: RESULTS,
-    message:
-        "draw the figures"
-    shell:
-        "python -m analysis figures {params.folder:q} > {log:q} 2>&1"
+        "python -m analysis claims {params.folder:q} --plan {input.plan:q} > {log:q} 2>&1"
 
 
 rule report:
     input:
-        rules.collect.output,
-        TABLES,
-        FIGURES,
+        PLAN_FILE,
+        rules.claims.output,
+        expand(f"{RESULTS}/figures/{{figure}}.png", figure=FIGURES),
+        expand(f"{RESULTS}/tables/{{table}}.md", table=TABLES),
     output:
         html=f"{RESULTS}/report.html",
         summary=f"{RESULTS}/summary.txt",
     log:
         f"{RESULTS}/logs/report.log",
     params:
-        folder=lambda wildcards: RESULTS,
+        folder=RESULTS,
     message:
         "write the report"
     shell:
-        "python -m analysis report {params.folder:q} > {log:q} 2>&1"
+        "python -m analysis report {params.folder:q} --plan {input[0]:q} > {log:q} 2>&1"
+
+
+rule so_far:
+    input:
+        PLAN_FILE,
+        "results/memory.csv",
+        "results/convergence.csv",
+    log:
+        f"{RESULTS}/logs/so_far.log",
+    params:
+        folder=RESULTS,
+    message:
+        "make everything from the runs that are done"
+    shell:
+        "python -m analysis all {params.folder:q} --plan {input[0]:q} > {log:q} 2>&1"

@@ -1,44 +1,93 @@
-"""The metrics of a profile's runs as two data frames."""
+"""A plan, and what its runs left behind, as data frames."""
 
 import json
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from analysis.catalogue import Artefact, Row
 from experiments.files import atomic
+from experiments.metrics import COLUMNS
+
+_PLAN = [
+    *("experiment", "model", "optimizer", "label", "lr", "shared_lr", "argument", "value", "seed"),
+    *("planned_steps", "dataset", "run"),
+]
+_SUMMARY = [
+    *("run", "status", "steps", "tokens", "final_val_loss", "best_val_loss", "parameters"),
+    *("state_bytes", "peak_memory_bytes", "tokens_per_second", "optimizer_seconds"),
+]
+_KEYS = ["experiment", "argument", "value", "run"]  # tell the rows of a plan apart
 
 
-def collect(plan_file: Path, runs_folder: Path, folder: Path) -> None:
-    """Join a profile's plan with what its runs left behind.
-
-    Writes `runs.csv`, one row a planned run with the plan's columns and the run's summary, and
-    `metrics.parquet`, one row a logged step with the column `run` that tells whose it is.
+@dataclass(frozen=True)
+class Results:
+    """The runs of a plan, or of a part of it.
 
     Args:
-        plan_file: CSV with the planned runs (experiments.__main__.plan_row).
-        runs_folder: holds the folder of each run.
-        folder: of the profile, where both files go.
+        folder: `results/`, which holds `runs/` and the studies.
+        runs: one row a planned run: its columns in the plan (experiments.grid.PlannedRun.row), and
+            those of its summary.json. `status` is completed, diverged, or missing where a run has
+            not ended; the summary's columns are NaN there.
+        metrics: one row a logged step: `run`, step, train_loss, val_loss, … (experiments.metrics).
     """
-    plan = pd.read_csv(plan_file)
-    summaries, metrics = [], []
-    for run in plan["run"].unique():
-        summary = json.loads((runs_folder / run / "summary.json").read_text())
-        summaries.append(pd.json_normalize(summary).assign(run=run))
-        metrics.append(pd.read_parquet(runs_folder / run / "metrics.parquet").assign(run=run))
+
+    folder: Path
+    runs: pd.DataFrame
+    metrics: pd.DataFrame
+
+    def of(self, artefact: Artefact) -> "Results":
+        """Return what a figure or a table shows, in its order."""
+        keys = pd.DataFrame(artefact.rows, columns=_KEYS)
+        runs = keys.merge(self.runs, on=_KEYS, how="left", validate="one_to_one")
+        return Results(self.folder, runs, self.metrics[self.metrics["run"].isin(runs["run"])])
+
+
+def read_plan(path: Path) -> list[Row]:
+    """Return the rows of a plan (experiments.grid.PlannedRun.row)."""
+    plan = pd.read_csv(path, keep_default_na=False, dtype={"argument": str, "value": str})
+    return plan.to_dict("records")
+
+
+def read_results(rows: Iterable[Row], folder: Path) -> Results:
+    """Read what planned runs left behind.
+
+    Args:
+        rows: of the plan.
+        folder: `results/`.
+    """
+    plan = _with_columns(pd.DataFrame(rows), _PLAN)
+    ended = [
+        name for name in plan["run"].unique() if (folder / "runs" / name / "summary.json").exists()
+    ]
+    summaries = _with_columns(pd.DataFrame([_summary(folder, name) for name in ended]), _SUMMARY)
+    runs = plan.merge(summaries, on="run", how="left", validate="many_to_one")
+    runs["status"] = runs["status"].fillna("missing")
+    metrics = [
+        pd.read_parquet(folder / "runs" / name / "metrics.parquet").assign(run=name)
+        for name in ended
+    ]
+    empty = pd.DataFrame(columns=["run", *COLUMNS])
+    return Results(folder, runs, pd.concat(metrics, ignore_index=True) if metrics else empty)
+
+
+def write_collected(results: Results, folder: Path) -> None:
+    """Write `runs.csv` and `metrics.parquet` of a profile: everything measured, in two files."""
     with atomic(folder / "runs.csv") as path:
-        plan.merge(pd.concat(summaries), on="run", validate="many_to_one").to_csv(path, index=False)
+        results.runs.to_csv(path, index=False)
     with atomic(folder / "metrics.parquet") as path:
-        pd.concat(metrics, ignore_index=True).to_parquet(path, index=False)
+        results.metrics.to_parquet(path, index=False)
 
 
-def load_runs(folder: Path) -> pd.DataFrame:
-    """Return one row a run, with the columns of the plan and of the summaries.
-
-    A run that several experiments share appears once.
-    """
-    return pd.read_csv(folder / "runs.csv").drop_duplicates("run", ignore_index=True)
+def _summary(folder: Path, name: str) -> dict[str, Any]:
+    """Return a run's summary, inner keys joined by dots."""
+    text = (folder / "runs" / name / "summary.json").read_text()
+    return pd.json_normalize(json.loads(text)).iloc[0].to_dict() | {"run": name}
 
 
-def load_metrics(folder: Path) -> pd.DataFrame:
-    """Return one row a logged step: run, step, train_loss, val_loss, … (experiments.metrics)."""
-    return pd.read_parquet(folder / "metrics.parquet")
+def _with_columns(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Return a frame that has `columns` whatever there was to fill them."""
+    return frame.reindex(columns=[*columns, *(name for name in frame if name not in columns)])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from experiments.config import load_profile
 from experiments.files import atomic
-from experiments.grid import Corpus, PlannedRun, RunSpec, plan
+from experiments.grid import Corpus, RunSpec, plan
 from experiments.settings import ConfigError
 
 
@@ -60,25 +60,12 @@ def run_plan(options: argparse.Namespace) -> None:
 
     planned = plan(load_profile(options.profile))
     check_runs([run.spec for run in planned], options.corpora)
+    rows = [run.row() for run in planned]
     with atomic(options.output) as path, path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(plan_row(planned[0])))
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
-        writer.writerows(plan_row(run) for run in planned)
+        writer.writerows(rows)
     print(f"{len({run.spec.path for run in planned})} runs are ready to train")
-
-
-def plan_row(run: PlannedRun) -> dict[str, str | int | float]:
-    """Return what the analysis needs to know of a planned run before it is trained."""
-    spec = run.spec
-    return {
-        "experiment": run.experiment,
-        "model": spec.model_name,
-        "optimizer": spec.optimizer.name,
-        "label": run.label,
-        "lr": spec.training.lr,
-        "seed": spec.seed,
-        "run": spec.path,
-    }
 
 
 def run_train(options: argparse.Namespace) -> None:

@@ -82,17 +82,30 @@ class TrainingSettings(Settings):
 
 
 class Experiment(Settings):
-    """Every combination of some models, optimizers and seeds."""
+    """Every combination of some models, optimizers, seeds, and learning rates or arguments.
+
+    The analysis knows the paper's experiments by their names in the profile (analysis.catalogue).
+    """
 
     models: tuple[str, ...] = Field(min_length=1, description="names in models.yaml")
     optimizers: tuple[str, ...] = Field(min_length=1, description="names in optimizers.yaml")
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         min_length=1, description="of the initial weights and the order of the data"
     )
-    dataset: str | None = Field(default=None, description="instead of the profile's")
-    training: dict[str, Any] = Field(
-        default={}, description="training settings that differ from the profile's"
+    lr: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=(), description="highest learning rates, each in turn; none for the training's own"
     )
+    args: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(
+        default={},
+        description="arguments of the optimizers: each value in turn, the others as they were",
+    )
+
+
+class ModelTraining(Settings):
+    """What one model is trained on and how, where that differs from the profile's."""
+
+    dataset: str | None = Field(default=None, description="name in datasets.yaml")
+    training: dict[str, Any] = Field(default={}, description="training settings")
 
 
 class Registries(Settings):
@@ -107,7 +120,10 @@ class Profile(Registries):
     """One file of experiments. Its own registries add to the shared ones."""
 
     dataset: str = Field(description="name in datasets.yaml")
-    training: dict[str, Any] = Field(description="training settings of every experiment")
+    training: dict[str, Any] = Field(description="training settings of every model")
+    by_model: dict[Name, ModelTraining] = Field(
+        default={}, description="what differs for a model; the same in all its experiments"
+    )
     experiments: dict[Name, Experiment] = Field(min_length=1)
 
 

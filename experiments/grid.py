@@ -3,11 +3,12 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from pydantic import Field, TypeAdapter
 
-from experiments.config import Experiment, Profile, TrainingSettings
+from experiments.config import Experiment, ModelTraining, Profile, TrainingSettings
 from experiments.corpus_settings import CorpusSettings
 from experiments.model_settings import ModelSettings
 from experiments.settings import ConfigError, Settings, parse
@@ -61,6 +62,27 @@ class PlannedRun:
     experiment: str
     spec: RunSpec
     label: str
+    shared_lr: float  # the learning rate that all optimizers of this model have in common
+    argument: str = ""  # of the optimizer, where the experiment varies one
+    value: Any = None  # of that argument
+
+    def row(self) -> dict[str, Any]:
+        """Return what the analysis needs to know before the run is trained, as plain values."""
+        training = self.spec.training
+        return {
+            "experiment": self.experiment,
+            "model": self.spec.model_name,
+            "optimizer": self.spec.optimizer.name,
+            "label": self.label,
+            "lr": training.lr,
+            "shared_lr": self.shared_lr,
+            "argument": self.argument,
+            "value": "" if self.value is None else str(self.value),
+            "seed": self.spec.seed,
+            "planned_steps": training.steps,
+            "dataset": self.spec.corpus.name,
+            "run": self.spec.path,
+        }
 
 
 def plan(profile: Profile) -> list[PlannedRun]:
@@ -71,18 +93,20 @@ def plan(profile: Profile) -> list[PlannedRun]:
     Raises:
         ConfigError: a name is not in its registry, or settings do not fit together.
     """
+    for name in profile.by_model:
+        _look_up(profile.models, name, "by_model")
     runs = [
         planned
         for name, experiment in profile.experiments.items()
         for planned in _expand(profile, name, experiment)
     ]
-    _check_comparable(runs)
+    _check_labels(runs)
     return runs
 
 
-def _check_comparable(runs: list[PlannedRun]) -> None:
-    """Refuse what would stand in one cell of a table though it does not belong together."""
-    by_model, by_label = {}, {}
+def _check_labels(runs: list[PlannedRun]) -> None:
+    """Refuse two optimizers that tables and figures could not tell apart."""
+    by_label = {}
     for run in runs:
         optimizer = run.spec.optimizer.name
         same_label = by_label.setdefault(run.label, optimizer)
@@ -91,51 +115,53 @@ def _check_comparable(runs: list[PlannedRun]) -> None:
                 f"optimizers.{optimizer}.label is {run.label!r}, but {same_label} has that label:"
                 " it must be another one"
             )
-        first = by_model.setdefault(run.spec.model_name, run)
-        if (first.spec.training, first.spec.corpus) != (run.spec.training, run.spec.corpus):
-            raise ConfigError(
-                f"experiments.{run.experiment} trains {run.spec.model_name} with other settings"
-                f" than experiments.{first.experiment}, but a profile must train a model with one"
-                " dataset and one training: give one of them a profile of its own"
-            )
 
 
 def _expand(profile: Profile, name: str, experiment: Experiment) -> list[PlannedRun]:
     where = f"experiments.{name}"
-    training = parse(TrainingSettings, profile.training | experiment.training, where, "training")
-    corpus = _corpus(profile, experiment.dataset or profile.dataset, where)
+    varied = [(argument, value) for argument, values in experiment.args.items() for value in values]
     runs = []
     for model_name in experiment.models:
         model = _look_up(profile.models, model_name, f"{where}.models")
+        corpus, training = _data_and_training(profile, model_name)
         _check_fit(where, model_name, model, corpus, training)
-        for optimizer_name in experiment.optimizers:
+        for optimizer_name, (argument, value), lr, seed in product(
+            experiment.optimizers,
+            varied or [("", None)],
+            experiment.lr or [training.lr],
+            experiment.seeds,
+        ):
             entry = _look_up(profile.optimizers, optimizer_name, f"{where}.optimizers")
-            args = {
-                key: _resolve(value, model, f"optimizers.{optimizer_name}.args.{key}")
-                for key, value in entry.args.items()
-            }
-            optimizer = OptimizerSpec(name=optimizer_name, class_path=entry.class_path, args=args)
-            runs += [
-                PlannedRun(
-                    name,
-                    RunSpec(
-                        model_name=model_name,
-                        model=model,
-                        corpus=corpus,
-                        optimizer=optimizer,
-                        training=training,
-                        seed=seed,
-                    ),
-                    entry.label,
-                )
-                for seed in experiment.seeds
-            ]
+            args = entry.args | ({argument: value} if argument else {})
+            spec = RunSpec(
+                model_name=model_name,
+                model=model,
+                corpus=corpus,
+                optimizer=OptimizerSpec(
+                    name=optimizer_name,
+                    class_path=entry.class_path,
+                    args={
+                        key: _resolve(arg, model, f"optimizers.{optimizer_name}.args.{key}")
+                        for key, arg in args.items()
+                    },
+                ),
+                training=training.model_copy(update={"lr": lr}),
+                seed=seed,
+            )
+            runs.append(PlannedRun(name, spec, entry.label, training.lr, argument, value))
     return runs
 
 
-def _corpus(profile: Profile, name: str, where: str) -> Corpus:
-    settings = _look_up(profile.datasets, name, f"{where}.dataset")
-    return Corpus(name=name, settings=settings, sources=fingerprint(name, settings))
+def _data_and_training(profile: Profile, model_name: str) -> tuple[Corpus, TrainingSettings]:
+    """Return what a model is trained on and how, in every experiment of the profile."""
+    own = profile.by_model.get(model_name, ModelTraining())
+    dataset = own.dataset or profile.dataset
+    settings = _look_up(
+        profile.datasets, dataset, f"by_model.{model_name}.dataset" if own.dataset else "dataset"
+    )
+    where = f"by_model.{model_name}" if own.training else "profile"
+    training = parse(TrainingSettings, profile.training | own.training, where, "training")
+    return Corpus(name=dataset, settings=settings, sources=fingerprint(dataset, settings)), training
 
 
 def _look_up(registry: dict[str, Any], name: str, field: str) -> Any:

@@ -1,0 +1,94 @@
+"""Final losses under both protocols: at the shared learning rate, and at each optimizer's best."""
+
+import pandas as pd
+
+from analysis.statistics import Estimate, estimate
+
+_CELL = ["model", "optimizer", "label", "argument", "value", "lr"]
+
+
+def final_losses(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the final validation loss of each cell of a table over its seeds.
+
+    A mean is given only where every planned seed completed: one that left the diverged seeds out
+    would flatter the optimizer.
+
+    Args:
+        runs: with the columns of `analysis.frames.Results.runs`.
+
+    Returns:
+        One row for each model, optimizer, label, argument, value and lr, with shared_lr, mean and
+        ci95 (half width; both in nats per token), n (seeds planned), diverged and missing (seeds).
+    """
+    unique = runs.drop_duplicates([*_CELL, "seed"])
+    rows = []
+    for key, cell in unique.groupby(_CELL, sort=False):
+        counts = cell["status"].value_counts()
+        complete = (cell["status"] == "completed").all()
+        over_seeds = estimate(cell["final_val_loss"]) if complete else None
+        rows.append(
+            dict(zip(_CELL, key, strict=True))
+            | {
+                "shared_lr": cell["shared_lr"].iloc[0],
+                "mean": over_seeds.mean if over_seeds else None,
+                "ci95": over_seeds.half_width if over_seeds else None,
+                "n": len(cell),
+                "diverged": int(counts.get("diverged", 0)),
+                "missing": int(len(cell) - counts.get("diverged", 0) - counts.get("completed", 0)),
+            }
+        )
+    columns = [*_CELL, "shared_lr", "mean", "ci95", "n", "diverged", "missing"]
+    return pd.DataFrame(rows, columns=columns).astype({"mean": float, "ci95": float})
+
+
+def best_lr(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return each optimizer's best learning rate of the experiment `learning_rate`.
+
+    The best has the lowest mean final validation loss of those at which every seed completed. It is
+    chosen on the losses that are then reported, which flatters all optimizers a little, and
+    equally: each has as many values to choose from.
+
+    Returns:
+        The rows of `final_losses` that were chosen, with `tried` (number of values) and `edge`
+        (whether the best is the lowest or the highest of them, so that a better one may lie
+        beyond). Optimizers of which not a single value completed have no row.
+    """
+    sweep = final_losses(runs[runs["experiment"] == "learning_rate"])
+    chosen = []
+    for _, of_optimizer in sweep.groupby(["model", "optimizer"], sort=False):
+        if of_optimizer["mean"].isna().all():
+            continue
+        best = of_optimizer.loc[of_optimizer["mean"].idxmin()]
+        tried = of_optimizer["lr"]
+        edge = len(tried) > 1 and best["lr"] in (tried.min(), tried.max())
+        chosen.append(best.to_dict() | {"tried": len(tried), "edge": edge})
+    return pd.DataFrame(chosen, columns=[*sweep.columns, "tried", "edge"])
+
+
+def by_seed(
+    runs: pd.DataFrame, model: str, optimizer: str, lr: float, value: str = ""
+) -> pd.Series:
+    """Return the final validation losses of one cell by seed; NaN where a seed has none.
+
+    Args:
+        runs: with the columns of `analysis.frames.Results.runs`.
+        model: its name.
+        optimizer: its name.
+        lr: highest learning rate.
+        value: of the varied argument; "" for the optimizer as it is.
+    """
+    cell = runs[
+        (runs["model"] == model)
+        & (runs["optimizer"] == optimizer)
+        & (runs["lr"] == lr)
+        & (runs["value"] == value)
+    ].drop_duplicates("seed")
+    return cell.set_index("seed")["final_val_loss"].sort_index()
+
+
+def show(row: pd.Series) -> str:
+    """Return a row of `final_losses` as a cell for readers: the mean, or what is in its way."""
+    gaps = [f"{row[what]} {what}" for what in ("diverged", "missing") if row[what]]
+    if gaps:
+        return f"{', '.join(gaps)} of {row['n']}"
+    return f"{Estimate(row['mean'], row['ci95'], row['n'])} (n={row['n']})"
