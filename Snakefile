@@ -57,7 +57,7 @@ def needs_of(wildcards):
 
 def inputs_of(artefact):
     """What a figure or a table is made of: the plan, its own runs, and the studies it shows."""
-    runs = dict.fromkeys(row["run"] for row in artefact.rows)
+    runs = dict.fromkeys(row["run"] for row in artefact.rows if artefact.trained)
     return [
         PLAN_FILE,
         *expand("results/runs/{run}/{file}", run=runs, file=["summary.json", "metrics.parquet"]),

@@ -32,6 +32,7 @@ class Artefact:
         caption: what it shows, and what it stands for in the paper.
         rows: the planned runs it shows.
         needs: files it reads beside them, by their names in `results/`.
+        trained: whether it shows what the runs left behind, or what was planned.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Artefact:
     caption: str
     rows: tuple[Row, ...] = ()
     needs: tuple[str, ...] = ()
+    trained: bool = True
 
 
 def figures(plan: Iterable[Row]) -> dict[str, Artefact]:
@@ -81,8 +83,20 @@ def tables(plan: Iterable[Row]) -> dict[str, Artefact]:
             "Optimizer state per device, in MiB, counted at full size (table 1).",
             needs=("memory.csv",),
         ),
-        Artefact("table2", "hyperparameters", "Hyper-parameters by model (table 2)."),
-        Artefact("table3", "layouts", "Parallel layouts by model (table 3)."),
+        Artefact(
+            "table2",
+            "hyperparameters",
+            "Hyper-parameters by model (table 2), and the paper's where they are others.",
+            tuple(plan),
+            trained=False,
+        ),
+        Artefact(
+            "table3",
+            "layouts",
+            "Devices by model, and how many of them share data (dp), tensors (tp), layers (pp) and"
+            " experts (ep) between them (table 3).",
+            needs=("memory.csv",),
+        ),
         *_losses(plan, "table4", "comparison", "(table 4)"),
         *_losses(plan, "table5", "quantization", "under quantised state (table 5)"),
         *_losses(plan, "table6", "large_scale", "of the large models' families (table 6)"),

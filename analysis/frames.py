@@ -14,7 +14,8 @@ from experiments.metrics import COLUMNS
 
 _PLAN = [
     *("experiment", "model", "optimizer", "label", "lr", "shared_lr", "argument", "value", "seed"),
-    *("planned_steps", "dataset", "run"),
+    *("dataset", "planned_steps", "batch_size", "context", "warmup_steps", "min_lr_ratio"),
+    *("weight_decay", "grad_clip_norm", "run"),
 ]
 _SUMMARY = [
     *("run", "status", "steps", "tokens", "final_val_loss", "best_val_loss", "parameters"),

@@ -1,5 +1,7 @@
 """Final losses under both protocols: at the shared learning rate, and at each optimizer's best."""
 
+import math
+
 import pandas as pd
 
 from analysis.statistics import Estimate, estimate
@@ -65,25 +67,15 @@ def best_lr(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(chosen, columns=[*sweep.columns, "tried", "edge"])
 
 
-def by_seed(
-    runs: pd.DataFrame, model: str, optimizer: str, lr: float, value: str = ""
-) -> pd.Series:
-    """Return the final validation losses of one cell by seed; NaN where a seed has none.
+def by_seed(cell: pd.DataFrame, column: str = "final_val_loss") -> pd.Series:
+    """Return a column of one cell's runs by seed: inf where a run diverged, NaN where it is missing.
 
     Args:
-        runs: with the columns of `analysis.frames.Results.runs`.
-        model: its name.
-        optimizer: its name.
-        lr: highest learning rate.
-        value: of the varied argument; "" for the optimizer as it is.
+        cell: runs that differ by their seeds alone; one that stands twice counts once.
+        column: of losses.
     """
-    cell = runs[
-        (runs["model"] == model)
-        & (runs["optimizer"] == optimizer)
-        & (runs["lr"] == lr)
-        & (runs["value"] == value)
-    ].drop_duplicates("seed")
-    return cell.set_index("seed")["final_val_loss"].sort_index()
+    cell = cell.drop_duplicates("seed").set_index("seed").sort_index()
+    return cell[column].where(cell["status"] != "diverged", math.inf).astype(float)
 
 
 def show(row: pd.Series) -> str:

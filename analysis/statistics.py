@@ -18,9 +18,12 @@ class Estimate:
     n: int
 
     def __str__(self) -> str:
-        if self.n < 2:
-            return f"{self.mean:.3f}"
-        return f"{self.mean:.3f} ± {self.half_width:.3f}"
+        return f"{self}"
+
+    def __format__(self, sign: str) -> str:
+        """Show the mean, with "+" before it if `sign` is "+", and the interval if there is one."""
+        mean = format(self.mean, f"{sign}.3f")
+        return mean if self.n < 2 else f"{mean} ± {self.half_width:.3f}"
 
 
 def estimate(values: pd.Series) -> Estimate:
@@ -38,17 +41,17 @@ def estimate(values: pd.Series) -> Estimate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A loss minus another one, over the seeds that both have.
+    """A loss minus another one, over the seeds that both have; p-values of paired t-tests.
 
     Args:
         difference: its mean and interval, in nats per token.
-        p_value: of a two-sided t-test that it is 0.
-        p_not_above: of a one-sided t-test; small where the difference is surely below the margin.
-        p_not_below: the same on the other side; small where it is surely above minus the margin.
+        p_lower: one-sided; small where the difference is surely below 0.
+        p_not_above: one-sided; small where it is surely below the margin.
+        p_not_below: one-sided; small where it is surely above minus the margin.
     """
 
     difference: Estimate
-    p_value: float
+    p_lower: float
     p_not_above: float
     p_not_below: float
 
@@ -62,7 +65,7 @@ def compare(a: pd.Series, b: pd.Series, margin: float = MARGIN) -> Comparison | 
     """Compare `a` with `b` pair by pair; None where no seed has both.
 
     Runs of one seed share their data and initial weights, so the difference of a pair varies less
-    than either of them.
+    than either of them. The tests assume that differences are normal over seeds.
 
     Args:
         a: final validation losses by seed (the index).
@@ -74,15 +77,15 @@ def compare(a: pd.Series, b: pd.Series, margin: float = MARGIN) -> Comparison | 
     differences = (a - b).dropna()
     if differences.empty:
         return None
-    if len(differences) == 1:
-        return Comparison(estimate(differences), math.nan, math.nan, math.nan)
 
     def p_value(mean: float, alternative: str) -> float:
+        if len(differences) == 1:
+            return math.nan
         return float(stats.ttest_1samp(differences, mean, alternative=alternative).pvalue)
 
     return Comparison(
         estimate(differences),
-        p_value(0.0, "two-sided"),
-        p_value(margin, "less"),
-        p_value(-margin, "greater"),
+        p_lower=p_value(0.0, "less"),
+        p_not_above=p_value(margin, "less"),
+        p_not_below=p_value(-margin, "greater"),
     )

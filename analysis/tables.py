@@ -1,138 +1,199 @@
-"""The tables: numbers as CSV, the same for readers as Markdown and LaTeX."""
+"""The tables: numbers as CSV, the same for readers as Markdown and LaTeX.
+
+Each function here makes one kind of table of `analysis.catalogue` from the runs it shows. It
+returns the numbers, one row a cell, and the table as it is read.
+"""
 
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 
-from analysis.frames import load_runs
+from analysis import configured
+from analysis.catalogue import Artefact
+from analysis.frames import Results
+from analysis.losses import best_lr, final_losses, show
 from analysis.reference import load_reference
 from analysis.statistics import Estimate, estimate
+from analysis.targets import steps_to_target
 from experiments.files import atomic
 
 MISSING = "–"
 
-
-def write_tables(folder: Path) -> None:
-    """Write every table of a profile to its folder `tables/`."""
-    runs = load_runs(folder)
-    for name, (numbers, shown) in {
-        "val_loss": (val_loss_numbers(runs), val_loss_table(runs)),
-        "state_memory": (state_memory_numbers(runs), state_memory_table(runs)),
-    }.items():
-        target = folder / "tables" / name
-        with atomic(target.with_suffix(".csv")) as path:
-            numbers.to_csv(path, index=False)
-        with atomic(target.with_suffix(".md")) as path:
-            path.write_text(shown.to_markdown(disable_numparse=True) + "\n", encoding="utf-8")
-        with atomic(target.with_suffix(".tex")) as path:
-            path.write_text(_latex(shown), encoding="utf-8")
+Table = tuple[pd.DataFrame, pd.DataFrame]
 
 
-def val_loss_numbers(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the final validation loss of each model and optimizer over its seeds.
+def write_table(artefact: Artefact, results: Results, folder: Path) -> None:
+    """Write a table as CSV, Markdown and LaTeX.
 
-    A mean is given only where every seed completed: one that left the diverged seeds out would
-    flatter the optimizer.
-
-    Returns:
-        Columns model, optimizer, label, lr, mean, ci95 (half width), n, diverged, paper.
+    Args:
+        artefact: the table.
+        results: of at least the runs it shows.
+        folder: where its three files go.
     """
-    published = load_reference()["val_loss"]
-    rows = []
-    keys = ["model", "optimizer", "label", "lr"]
-    for key, group in runs.groupby(keys, sort=False):
-        row = dict(zip(keys, key, strict=True))
-        diverged = int((group["status"] == "diverged").sum())
-        over_seeds = estimate(group["final_val_loss"]) if not diverged else None
-        rows.append(
-            row
-            | {
-                "mean": over_seeds.mean if over_seeds else None,
-                "ci95": over_seeds.half_width if over_seeds else None,
-                "n": len(group),
-                "diverged": diverged,
-                "paper": published.get(row["model"], {}).get(row["optimizer"]),
-            }
-        )
-    return pd.DataFrame(rows)
+    numbers, shown = _KINDS[artefact.kind](results.of(artefact))
+    shown = shown.astype(object).where(shown.notna(), MISSING)
+    target = folder / artefact.name
+    with atomic(target.with_suffix(".csv")) as path:
+        numbers.to_csv(path, index=False)
+    with atomic(target.with_suffix(".md")) as path:
+        path.write_text(shown.to_markdown(disable_numparse=True) + "\n", encoding="utf-8")
+    with atomic(target.with_suffix(".tex")) as path:
+        path.write_text(_latex(shown), encoding="utf-8")
 
 
-def val_loss_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the final validation losses for readers: optimizers down, models across.
+def losses(results: Results) -> Table:
+    """Return final losses under both protocols, optimizers down, models across.
 
-    The paper's value stands beside ours for each model that it trained. Where it trained none of
+    The paper's values stand beside ours for each model that it trained. Where it trained none of
     them, its smallest model is shown.
     """
+    runs = results.runs
+    shared = final_losses(runs[runs["experiment"] != "learning_rate"])
+    best = best_lr(runs)
+    numbers = pd.concat([shared.assign(protocol="shared lr"), best.assign(protocol="own best lr")])
     published = load_reference()["val_loss"]
-    columns = {
-        f"{model}, ours": {row.label: _val_loss_cell(row) for row in of_model.itertuples()}
-        for model, of_model in val_loss_numbers(runs).groupby("model", sort=False)
-    }
-    models = [model for model in runs["model"].unique() if model in published]
-    names = runs.drop_duplicates("label").set_index("label")["optimizer"]
+    numbers["paper"] = [
+        published.get(row.model, {}).get(row.optimizer) for row in numbers.itertuples()
+    ]
+    columns = {}
+    for model, of_model in shared.groupby("model", sort=False):
+        for lr, at_lr in of_model.groupby("lr", sort=False):
+            columns[f"{model}, lr {lr:g}"] = {
+                row["label"]: show(row) for _, row in at_lr.iterrows()
+            }
+        own = best[best["model"] == model]
+        if len(own):
+            columns[f"{model}, own lr"] = {
+                row["label"]: f"{show(row)} [{show_lr(row)}]" for _, row in own.iterrows()
+            }
+    names = shared.drop_duplicates("label").set_index("label")["optimizer"]
+    models = [model for model in shared["model"].unique() if model in published]
     for model in models or ["gpt2-small"]:
         columns[f"{model}, paper"] = {
             label: f"{published[model][name]:.3f}"
             for label, name in names.items()
             if name in published[model]
         }
-    return _by_optimizer(columns, runs)
+    return numbers, _labelled(columns, list(names.index))
 
 
-def state_memory_numbers(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return what each optimizer keeps between steps, measured on its state tensors.
+def loss_by_value(results: Results) -> Table:
+    """Return final losses by the value of the varied argument, models across."""
+    numbers = final_losses(results.runs)
+    rows = [f"{row.argument} = {row.value}" for row in numbers.itertuples()]
+    if numbers["optimizer"].nunique() > 1:
+        rows = [f"{label}, {row}" for label, row in zip(numbers["label"], rows, strict=True)]
+    columns = {
+        model: dict(zip(of_model["row"], of_model["cell"], strict=True))
+        for model, of_model in numbers.assign(row=rows, cell=_cells(numbers)).groupby(
+            "model", sort=False
+        )
+    }
+    return numbers, _labelled(columns, list(dict.fromkeys(rows)), "value")
 
-    Returns:
-        Columns model, optimizer, label, parameters, state_bytes, bytes_per_parameter, paper (bytes
-        per parameter by the paper's counting).
-    """
-    published = load_reference()["state_bytes_per_parameter"]
-    table = runs.drop_duplicates(["model", "optimizer"]).copy()
-    table["bytes_per_parameter"] = table["state_bytes"] / table["parameters"]
-    table["paper"] = table["optimizer"].map(published)
-    columns = ["model", "optimizer", "label", "parameters", "state_bytes"]
-    return table[[*columns, "bytes_per_parameter", "paper"]].reset_index(drop=True)
 
-
-def state_memory_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the state memory for readers: bytes per parameter, and AdamW's over it."""
-    numbers = state_memory_numbers(runs)
+def loss_by_lr(results: Results) -> Table:
+    """Return final losses by learning rate, optimizers down, and each one's best rate."""
+    numbers, best = final_losses(results.runs), best_lr(results.runs)
+    several = numbers["model"].nunique() > 1
     columns = {}
-    for model, of_model in numbers.groupby("model", sort=False):
-        size = of_model.set_index("label")["bytes_per_parameter"]
-        columns[f"{model}, bytes/param"] = size.map("{:.3f}".format).to_dict()
-        adamw = of_model.loc[of_model["optimizer"] == "adamw", "bytes_per_parameter"]
-        if len(adamw):
-            columns[f"{model}, × less than AdamW"] = (
-                (adamw.iloc[0] / size).map("{:.2f}".format).to_dict()
-            )
-    paper = numbers.drop_duplicates("label").set_index("label")["paper"].dropna()
-    columns["paper, bytes/param"] = paper.map("{:.3f}".format).to_dict()
-    return _by_optimizer(columns, runs)
+    for (model, lr), cells in numbers.groupby(["model", "lr"], sort=False):
+        name = f"{model}, {lr:g}" if several else f"lr {lr:g}"
+        columns[name] = dict(zip(cells["label"], _cells(cells), strict=True))
+    for model, of_model in best.groupby("model", sort=False):
+        columns[f"{model}, best" if several else "best lr"] = {
+            row["label"]: show_lr(row) for _, row in of_model.iterrows()
+        }
+    return numbers, _labelled(columns, list(numbers["label"].unique()))
 
 
-def largest_model(numbers: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the model with the most parameters, in whose state no counter shows."""
-    return numbers[numbers["parameters"] == numbers["parameters"].max()]
+def cost(results: Results) -> Table:
+    """Return what a step costs, and the state's bytes per parameter, measured in the runs.
+
+    Times are medians over a run's steps, then means over seeds; several runs share the machine.
+    """
+    runs = results.runs[results.runs["experiment"] != "learning_rate"]
+    rows = []
+    for (model, optimizer, label), cell in runs.groupby(["model", "optimizer", "label"], sort=False):
+        ended = cell[cell["status"] != "missing"]
+        rows.append(
+            {
+                "model": model,
+                "optimizer": optimizer,
+                "label": label,
+                "n": len(ended),
+                "state_bytes_per_parameter": (ended["state_bytes"] / ended["parameters"]).mean(),
+                "tokens_per_second": ended["tokens_per_second"].mean(),
+                "optimizer_seconds": ended["optimizer_seconds"].mean(),
+                "peak_memory_bytes": ended["peak_memory_bytes"].mean(),
+            }
+        )
+    numbers = pd.DataFrame(rows)
+    shown = pd.DataFrame(
+        {
+            "state (bytes/param)": numbers["state_bytes_per_parameter"].map("{:.3f}".format),
+            "tokens/s": numbers["tokens_per_second"].map("{:,.0f}".format),
+            "optimizer step (ms)": (numbers["optimizer_seconds"] * 1e3).map("{:.1f}".format),
+            "peak memory (MiB)": (numbers["peak_memory_bytes"] / 2**20).map("{:,.0f}".format),
+            "n": numbers["n"],
+        }
+    ).where(numbers["n"] > 0, MISSING)
+    shown.insert(0, "model", numbers["model"])
+    return numbers, shown.set_index(pd.Index(numbers["label"], name="optimizer"))
 
 
-def _val_loss_cell(row: NamedTuple) -> str:
-    """Show a row of `val_loss_numbers`."""
-    if row.diverged:
-        return f"diverged ({row.diverged} of {row.n})"
-    return f"{Estimate(row.mean, row.ci95, row.n)} (n={row.n})"
+def time_to_target(results: Results) -> Table:
+    """Return the steps and tokens to AdamW's final loss of the same seed, under both protocols."""
+    numbers = steps_to_target(results)
+    columns = {}
+    for (model, protocol), cells in numbers.groupby(["model", "protocol"], sort=False):
+        for what in ("steps", "tokens"):
+            columns[f"{model}, {protocol}: {what}"] = {
+                row["label"]: _show_target(row, what) for _, row in cells.iterrows()
+            }
+    return numbers, _labelled(columns, list(numbers["label"].unique()))
 
 
-def _by_optimizer(columns: dict[str, dict[str, str]], runs: pd.DataFrame) -> pd.DataFrame:
-    """Arrange cells by label, in the order of the profile; say where there is nothing."""
-    table = pd.DataFrame(columns, index=pd.Index(runs["label"].unique(), name="optimizer"))
-    return table.astype(object).where(table.notna(), MISSING)
+def show_lr(row: pd.Series) -> str:
+    """Return a row of `best_lr` as its learning rate, flagged where it is the edge of the sweep."""
+    return f"{row['lr']:g}" + (", edge" if row["edge"] else "")
+
+
+def _show_target(row: pd.Series, what: str) -> str:
+    if row["n"] == 0:
+        return MISSING
+    if row["censored"]:
+        return f"> {row[f'last_{what}']:,.0f} in {row['censored']} of {row['n']}"
+    return f"{row[what]:,.0f} (n={row['n']})"
+
+
+def _cells(numbers: pd.DataFrame) -> list[str]:
+    return [show(row) for _, row in numbers.iterrows()]
+
+
+def _labelled(
+    columns: dict[str, dict[str, str]], labels: list[str], name: str = "optimizer"
+) -> pd.DataFrame:
+    """Arrange cells by label, in the order of the profile."""
+    return pd.DataFrame(columns, index=pd.Index(labels, name=name))
 
 
 def _latex(table: pd.DataFrame) -> str:
     """Return a booktabs tabular."""
     text = table.reset_index().to_latex(index=False, escape=True)
-    for character, command in {"±": r"$\pm$", "×": r"$\times$", MISSING: "--"}.items():
+    commands = {"±": r"$\pm$", "×": r"$\times$", "β": r"$\beta$", "γ": r"$\gamma$", MISSING: "--"}
+    for character, command in commands.items():
         text = text.replace(character, command)
     return text
+
+
+_KINDS = {
+    "state_memory_per_device": configured.state_memory_per_device,
+    "hyperparameters": configured.hyperparameters,
+    "layouts": configured.layouts,
+    "losses": losses,
+    "loss_by_value": loss_by_value,
+    "loss_by_lr": loss_by_lr,
+    "cost": cost,
+    "time_to_target": time_to_target,
+}

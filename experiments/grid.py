@@ -79,8 +79,14 @@ class PlannedRun:
             "argument": self.argument,
             "value": "" if self.value is None else str(self.value),
             "seed": self.spec.seed,
-            "planned_steps": training.steps,
             "dataset": self.spec.corpus.name,
+            "planned_steps": training.steps,
+            "batch_size": training.batch_size,
+            "context": training.context,
+            "warmup_steps": training.warmup_steps,
+            "min_lr_ratio": training.min_lr_ratio,
+            "weight_decay": training.weight_decay,
+            "grad_clip_norm": training.grad_clip_norm,
             "run": self.spec.path,
         }
 

@@ -1,0 +1,295 @@
+"""The paper's eleven claims, each held against what was measured.
+
+One function a claim; each returns its findings, one for each part, model and protocol. The rules
+and the set of verdicts stand in analysis.verdicts; what the paper says in reference.yaml.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.frames import Results
+from analysis.losses import best_lr, by_seed
+from analysis.reference import load_reference
+from analysis.statistics import MARGIN, compare, estimate
+from analysis.verdicts import (
+    ABOVE,
+    EQUIVALENT,
+    INCONCLUSIVE,
+    LOWER,
+    NOT_ABOVE,
+    NOT_SUPPORTED,
+    NOT_TESTED,
+    SUPPORTED,
+    Finding,
+    judge,
+    overall,
+)
+from experiments.files import atomic
+
+COLLAPSE = 0.5  # nats above AdamW's final loss from which a run that did not diverge has collapsed
+SLOWDOWN = 1.05  # of AdamW's step time, up to which a cost counts as not noticeable
+EARLY = 0.2  # of a run's steps
+
+
+def write_claims(results: Results, folder: Path) -> None:
+    """Write `claims.csv`, one row a finding, and `claims.md`, a verdict for each claim."""
+    findings = find(results)
+    with atomic(folder / "claims.csv") as path:
+        claims_frame(findings).to_csv(path, index=False)
+    with atomic(folder / "claims.md") as path:
+        path.write_text(_markdown(findings), encoding="utf-8")
+
+
+def find(results: Results) -> list[Finding]:
+    """Return all findings, in the order of the claims."""
+    return [finding for claim in _CLAIMS for finding in claim(results)]
+
+
+def claims_frame(findings: list[Finding]) -> pd.DataFrame:
+    """Return one row a finding, with the claim's statement and what the paper reports."""
+    claims = load_reference()["claims"]
+    rows = [claims[finding.claim] | asdict(finding) for finding in findings]
+    first = ["claim", "statement", "paper", "part", "protocol", "scale", "measured"]
+    last = ["value", "ci95", "p_value", "n", "verdict", "rule"]
+    return pd.DataFrame(rows)[first + last]
+
+
+def claim_1(results: Results) -> Iterator[Finding]:
+    """Return the final loss of PowerStep against AdamW's, under both protocols."""
+    finding = Finding(1, "final loss is not above AdamW's")
+    yield from _each_protocol(results, finding, "powerstep", "adamw", NOT_ABOVE)
+
+
+def claim_2(results: Results) -> Iterator[Finding]:
+    """Return the ratio of state memory to AdamW's, counted on each published model."""
+    memory = pd.read_csv(results.folder / "memory.csv").pivot(
+        index="model", columns="optimizer", values="state_bytes"
+    )
+    memory = memory.loc[[name for name in load_reference()["models"] if name in memory.index]]
+    for optimizer, part, ratio in (
+        ("powerstep", "fp32 state is half of AdamW's", 2.0),
+        ("powerstep-int8", "int8 state is 1/7.76 of AdamW's", 8 / 1.03125),
+    ):
+        measured = memory["adamw"] / memory[optimizer]
+        met = bool(np.isclose(measured, ratio, rtol=1e-3).all())
+        yield Finding(
+            2,
+            part,
+            verdict=SUPPORTED if met else NOT_SUPPORTED,
+            measured=f"{measured.min():.4f} to {measured.max():.4f} times less",
+            protocol="counted on the tensors each optimizer allocates",
+            scale=f"{len(measured)} models at their published sizes",
+            value=measured.mean(),
+            n=len(measured),
+            rule=f"Supported if the ratio is within 0.1 % of {ratio:.4f} for every published model.",
+        )
+
+
+def claim_3(results: Results) -> Iterator[Finding]:
+    """Return int8 state against fp32 state: loss, stability, naive int8 AdamW, memory."""
+    runs = results.runs
+    finding = Finding(3, "int8 state ends no higher than fp32 state")
+    yield from _each_protocol(results, finding, "powerstep-int8", "powerstep", NOT_ABOVE)
+    yield _never_diverges(runs, Finding(3, "PowerStep int8 stays stable"), "powerstep-int8")
+    yield from _collapses(runs, Finding(3, "naive int8 AdamW collapses"))
+    yield _table_1(results)
+
+
+def claim_4(results: Results) -> Iterator[Finding]:
+    """Return β = 0.1 against 0 and 0.2, and whether β = 0 collapses late."""
+    runs = _varied(results.runs, "beta")
+    for other in (0.0, 0.2):
+        finding = Finding(4, f"β = 0.1 ends below β = {other:g}")
+        yield from _each_model(runs, finding, {"number": 0.1}, {"number": other}, LOWER)
+    zero = runs[runs["number"] == 0]
+    rise = by_seed(zero) - by_seed(zero, "best_val_loss").replace(math.inf, 0)
+    finding = Finding(
+        4,
+        "β = 0 collapses late",
+        rule=f"Supported if each seed diverged or ended more than {MARGIN} nats above its lowest"
+        " validation loss, inconclusive if some did; not tested where none did, since models are"
+        " smaller and runs shorter than the paper's.",
+    )
+    yield _counted(finding, zero, rise > MARGIN, absent=NOT_TESTED)
+
+
+def claim_5(results: Results) -> Iterator[Finding]:
+    """Return γ = 0.85 and 0.95 against 0.9."""
+    runs = _varied(results.runs, "gamma")
+    for other in (0.85, 0.95):
+        finding = Finding(5, f"γ = {other:g} ends as γ = 0.9")
+        yield from _each_model(runs, finding, {"number": other}, {"number": 0.9}, EQUIVALENT)
+
+
+def claim_6(results: Results) -> Iterator[Finding]:
+    """Return how much a wrong learning rate costs PowerStep and AdamW, over the whole sweep."""
+    sweep = results.runs[results.runs["experiment"] == "learning_rate"]
+    finding = Finding(
+        6,
+        "mean loss over the sweep, less its own best, is not above AdamW's",
+        protocol="the same learning rates for both",
+    )
+    models = _models(sweep, {"optimizer": "powerstep"}, {"optimizer": "adamw"})
+    for model in models:
+        excess = {}
+        for optimizer in ("powerstep", "adamw"):
+            cells = _where(sweep, model=model, optimizer=optimizer)
+            losses = pd.DataFrame({lr: by_seed(cell) for lr, cell in cells.groupby("lr")})
+            excess[optimizer] = losses.mean(axis=1, skipna=False) - losses.min(axis=1)
+        asked = replace(finding, scale=_scale(sweep, model))
+        yield judge(asked, NOT_ABOVE, excess["powerstep"], excess["adamw"])
+    if not models:
+        yield finding
+
+
+def claim_7(results: Results) -> Iterator[Finding]:
+    """Return pbSGDM against AdamW, and the stability of AdamS and SignSGD."""
+    for optimizer, label in (("pbsgdm", "pbSGDM"), ("pbsgdm-decay-in-momentum", _READING["pbSGDM"])):
+        finding = Finding(7, f"{label} ends above AdamW")
+        yield from _both_protocols(results, finding, optimizer, "adamw", ABOVE)
+    large = _where(results.runs, model="qwen3-8b")
+    for optimizer, label in (("adams-bias-corrected", _READING["AdamS"]), ("signsgd", "SignSGD")):
+        finding = Finding(
+            7,
+            f"{label} is unstable at 8B",
+            rule=f"Supported if each seed of Qwen3-8B diverged or ended {COLLAPSE} nats above"
+            " AdamW's mean, not supported if none did, inconclusive if some did.",
+        )
+        cell, adamw = (_where(large, optimizer=name) for name in (optimizer, "adamw"))
+        above = by_seed(cell) - by_seed(adamw).mean()
+        yield _counted(finding, cell, above > COLLAPSE, absent=NOT_SUPPORTED)
+
+
+def claim_8(results: Results) -> Iterator[Finding]:
+    """Return PowerStep against Stacey, at the end and early, at each learning rate."""
+    runs = _where(results.runs, experiment="stacey").copy()
+    runs["early_loss"] = [_early_loss(run, results.metrics) for run in runs.itertuples()]
+    ours = {"optimizer": "powerstep"}
+    for optimizer, label in (("stacey", "Stacey"), ("stacey-dual-in-direction", _READING["Stacey"])):
+        for lr in sorted(runs["lr"].unique()):
+            at_lr, theirs = _where(runs, lr=lr), {"optimizer": optimizer}
+            end = Finding(8, f"{label} ends as PowerStep", protocol=f"lr {lr:g}")
+            yield from _each_model(at_lr, end, theirs, ours, EQUIVALENT)
+            early = f"PowerStep is below {label} after {EARLY:.0%} of the steps"
+            finding = Finding(8, early, protocol=f"lr {lr:g}")
+            yield from _each_model(at_lr, finding, ours, theirs, LOWER, "early_loss")
+    if runs.empty:
+        yield Finding(8, "Stacey ends as PowerStep, which is below it early")
+
+
+def claim_9(results: Results) -> Iterator[Finding]:
+    """Return the time of a step against AdamW's."""
+    runs = _where(results.runs, experiment="comparison").copy()
+    runs["log_time"] = -np.log(runs["tokens_per_second"].astype(float))
+    finding = Finding(
+        9,
+        f"a step takes at most {SLOWDOWN - 1:.0%} longer than AdamW's",
+        protocol="median over a run's steps, runs side by side on one machine",
+    )
+    ours, adamw = {"optimizer": "powerstep"}, {"optimizer": "adamw"}
+    margin = math.log(SLOWDOWN)
+    for judged in _each_model(runs, finding, ours, adamw, NOT_ABOVE, "log_time", margin):
+        ratio = math.exp(judged.value)
+        yield replace(
+            judged,
+            measured=f"{ratio:.3f} times AdamW's (n={judged.n}, p = {judged.p_value:.2g})"
+            if judged.n
+            else judged.measured,
+            value=ratio,
+            ci95=math.nan,
+            rule=f"Supported if a one-sided paired t-test puts the logarithm of the ratio below that"
+            f" of {SLOWDOWN}, not supported if one puts it above (each p < {LEVEL}), inconclusive"
+            " otherwise.",
+        )
+
+
+def claim_11(results: Results) -> Iterator[Finding]:
+    """Return int4 state against fp32 state: loss and stability."""
+    yield _never_diverges(results.runs, Finding(11, "PowerStep int4 stays stable"), "powerstep-int4")
+    finding = Finding(11, "int4 state ends no higher than fp32 state")
+    yield from _both_protocols(results, finding, "powerstep-int4", "powerstep", NOT_ABOVE)
+
+
+_CLAIMS: tuple[Callable[[Results], Iterator[Finding]], ...] = (
+    *(claim_1, claim_2, claim_3, claim_4, claim_5, claim_6),
+    *(claim_7, claim_8, claim_9, claim_11),
+)
+_READING = {
+    name: f"{name} as the paper's authors read it" for name in ("AdamS", "pbSGDM", "Stacey")
+}
+
+
+def _both_protocols(
+    results: Results, finding: Finding, a: str, b: str, rule: Rule
+) -> Iterator[Finding]:
+    """Judge optimizer `a` against `b` on each model, at the shared learning rate and their own."""
+    runs = results.runs[results.runs["argument"] == ""]
+    shared = runs[runs["lr"] == runs["shared_lr"]]
+    own = replace(finding, protocol="own best lr", measured="no sweep of both in this profile")
+    at_shared = replace(finding, protocol="shared lr")
+    yield from _each_model(shared, at_shared, {"optimizer": a}, {"optimizer": b}, rule)
+    best = best_lr(runs)
+    models = _models(best, {"optimizer": a}, {"optimizer": b})
+    for model in models:
+        chosen = {name: _where(best, model=model, optimizer=name).iloc[0] for name in (a, b)}
+        sweep = _where(runs, model=model, experiment="learning_rate")
+        losses = [
+            by_seed(_where(sweep, optimizer=name, lr=row["lr"])) for name, row in chosen.items()
+        ]
+        rates = ", ".join(f"{row['label']} {show_lr(row)}" for row in chosen.values())
+        asked = replace(own, protocol=f"own best lr: {rates}", scale=_scale(sweep, model))
+        yield judge(asked, rule, *losses)
+    if not models:
+        yield own
+
+
+def _each_model(
+    runs: pd.DataFrame,
+    finding: Finding,
+    a: dict[str, Any],
+    b: dict[str, Any],
+    rule: Rule,
+    column: str = "final_val_loss",
+    margin: float = MARGIN,
+) -> Iterator[Finding]:
+    """Judge the runs where `a` holds against those where `b` does, on each model that has both."""
+    models = _models(runs, a, b)
+    for model in models:
+        of_model = _where(runs, model=model)
+        losses = [by_seed(_where(of_model, **cell), column) for cell in (a, b)]
+        asked = replace(finding, scale=_scale(of_model, model))
+        if finding.protocol == "shared lr":
+            asked = replace(asked, protocol=f"shared lr {of_model['lr'].iloc[0]:g}")
+        yield judge(asked, rule, *losses, margin)
+    if not models:
+        yield finding
+
+
+def _counted(
+    finding: Finding, cell: pd.DataFrame, happened: pd.Series, absent: str
+) -> Finding:
+    """Complete a finding by how many runs did it: all, some, or none of them."""
+    if cell.empty:
+        return finding
+    count, n = int(happened.sum()), len(happened)
+    verdict = SUPPORTED if count == n else INCONCLUSIVE if count else absent
+    return replace(
+        finding,
+        verdict=verdict,
+        measured=f"{count} of {n} runs",
+        protocol=_rates(cell),
+        scale=", ".join(dict.fromkeys(_scale(cell, model) for model in cell["model"])),
+        value=count / n,
+        n=n,
+    )
+
+
+def _never_diverges(runs: pd.DataFrame, finding: Finding, optimizer: str) -> Finding:
+    ended = _where(runs, optimizer=optimizer).drop_duplicates("run")
+    ended = ended[ended["status"] != "missing"]
+    finding = replace(finding, rule=...)

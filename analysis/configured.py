@@ -1,0 +1,76 @@
+"""The tables that need no trained run: full-size memory, hyper-parameters and layouts."""
+
+import pandas as pd
+
+from analysis.frames import Results
+from analysis.reference import load_reference
+
+_DEVICES = 256  # of table 1
+_LAYOUT = ["devices", "dp", "tp", "pp", "ep"]
+_SETTINGS = ["dataset", "batch_size", "context", "lr", "steps"]
+
+
+def state_memory_per_device(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return table 1: MiB of optimizer state per device, of each model of the paper's table.
+
+    The paper's figures for the mixture-of-experts models are met when their routed experts alone
+    are counted; the whole model stands beside it.
+    """
+    published = load_reference()["state_mib_per_device"]
+    memory = pd.read_csv(results.folder / "memory.csv")
+    numbers = memory[memory["model"].isin(published)].copy()
+    numbers["paper"] = [
+        published[row.model].get(row.optimizer) for row in numbers.itertuples()
+    ]
+    columns = {}
+    for model, of_model in numbers.groupby("model", sort=False):
+        cells = of_model.set_index("label")
+        columns[f"{model}, paper"] = cells["paper"].map("{:.1f}".format, na_action="ignore")
+        for name, column in (("as counted there", "mib_per_device_as_paper"), ("whole model", "mib_per_device")):
+            columns[f"{model}, {name}"] = cells[column].map("{:.1f}".format, na_action="ignore")
+    labels = pd.Index(numbers["label"].unique(), name="optimizer")
+    return numbers, pd.DataFrame(columns, index=labels)
+
+
+def hyperparameters(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return table 2: how the plan trains each model, and how the paper did."""
+    plan = results.runs.drop_duplicates("model").rename(
+        columns={"shared_lr": "lr", "planned_steps": "steps", "lr": "_"}
+    )
+    training = ["warmup_steps", "weight_decay", "grad_clip_norm", "min_lr_ratio"]
+    ours = plan[["model", *_SETTINGS, *training]].set_index("model")
+    reference = load_reference()
+    paper = pd.DataFrame(reference["models"]).T[_SETTINGS].assign(**reference["training"])
+    numbers = ours.join(paper, rsuffix="_paper", how="left")
+    shown = pd.DataFrame(
+        {
+            name: [
+                _both(ours_, paper_)
+                for ours_, paper_ in zip(numbers[name], numbers[f"{name}_paper"], strict=True)
+            ]
+            for name in ours.columns
+        },
+        index=numbers.index,
+    )
+    return numbers.reset_index(), shown
+
+
+def layouts(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return table 3: the devices of each published model and how it is split over them."""
+    memory = pd.read_csv(results.folder / "memory.csv").drop_duplicates("model").set_index("model")
+    paper = pd.DataFrame(load_reference()["models"]).T[_LAYOUT]
+    ours = memory.loc[[name for name in paper.index if name in memory.index]]
+    ours = ours.assign(dp=ours["devices"] // (ours["tp"] * ours["pp"]))
+    numbers = ours[["parameters", *_LAYOUT]].join(paper, rsuffix="_paper")
+    shown = pd.DataFrame({"parameters": numbers["parameters"].map("{:,}".format)})
+    for name in _LAYOUT:
+        shown[name] = [
+            _both(a, b) for a, b in zip(numbers[name], numbers[f"{name}_paper"], strict=True)
+        ]
+    return numbers.reset_index(), shown
+
+
+def _both(ours: object, paper: object) -> str:
+    """Return our value, and the paper's where it has another one."""
+    ours, paper = (f"{value:g}" if isinstance(value, (int, float)) else value for value in (ours, paper))
+    return str(ours) if paper in (ours, "nan") else f"{ours} (paper: {paper})"
