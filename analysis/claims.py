@@ -149,7 +149,10 @@ def claim_6(results: Results) -> Iterator[Finding]:
 
 def claim_7(results: Results) -> Iterator[Finding]:
     """Return pbSGDM against AdamW, and the stability of AdamS and SignSGD."""
-    for optimizer, label in (("pbsgdm", "pbSGDM"), ("pbsgdm-decay-in-momentum", _READING["pbSGDM"])):
+    for optimizer, label in (
+        ("pbsgdm", "pbSGDM"),
+        ("pbsgdm-decay-in-momentum", _READING["pbSGDM"]),
+    ):
         finding = Finding(7, f"{label} ends above AdamW")
         yield from _both_protocols(results, finding, optimizer, "adamw", ABOVE)
     large = _where(results.runs, model="qwen3-8b")
@@ -170,7 +173,10 @@ def claim_8(results: Results) -> Iterator[Finding]:
     runs = _where(results.runs, experiment="stacey").copy()
     runs["early_loss"] = [_early_loss(run, results.metrics) for run in runs.itertuples()]
     ours = {"optimizer": "powerstep"}
-    for optimizer, label in (("stacey", "Stacey"), ("stacey-dual-in-direction", _READING["Stacey"])):
+    for optimizer, label in (
+        ("stacey", "Stacey"),
+        ("stacey-dual-in-direction", _READING["Stacey"]),
+    ):
         for lr in sorted(runs["lr"].unique()):
             at_lr, theirs = _where(runs, lr=lr), {"optimizer": optimizer}
             end = Finding(8, f"{label} ends as PowerStep", protocol=f"lr {lr:g}")
@@ -210,7 +216,9 @@ def claim_9(results: Results) -> Iterator[Finding]:
 
 def claim_11(results: Results) -> Iterator[Finding]:
     """Return int4 state against fp32 state: loss and stability."""
-    yield _never_diverges(results.runs, Finding(11, "PowerStep int4 stays stable"), "powerstep-int4")
+    yield _never_diverges(
+        results.runs, Finding(11, "PowerStep int4 stays stable"), "powerstep-int4"
+    )
     finding = Finding(11, "int4 state ends no higher than fp32 state")
     yield from _both_protocols(results, finding, "powerstep-int4", "powerstep", NOT_ABOVE)
 
@@ -270,9 +278,7 @@ def _each_model(
         yield finding
 
 
-def _counted(
-    finding: Finding, cell: pd.DataFrame, happened: pd.Series, absent: str
-) -> Finding:
+def _counted(finding: Finding, cell: pd.DataFrame, happened: pd.Series, absent: str) -> Finding:
     """Complete a finding by how many runs did it: all, some, or none of them."""
     if cell.empty:
         return finding

@@ -19,14 +19,15 @@ def state_memory_per_device(results: Results) -> tuple[pd.DataFrame, pd.DataFram
     published = load_reference()["state_mib_per_device"]
     memory = pd.read_csv(results.folder / "memory.csv")
     numbers = memory[memory["model"].isin(published)].copy()
-    numbers["paper"] = [
-        published[row.model].get(row.optimizer) for row in numbers.itertuples()
-    ]
+    numbers["paper"] = [published[row.model].get(row.optimizer) for row in numbers.itertuples()]
     columns = {}
     for model, of_model in numbers.groupby("model", sort=False):
         cells = of_model.set_index("label")
         columns[f"{model}, paper"] = cells["paper"].map("{:.1f}".format, na_action="ignore")
-        for name, column in (("as counted there", "mib_per_device_as_paper"), ("whole model", "mib_per_device")):
+        for name, column in (
+            ("as counted there", "mib_per_device_as_paper"),
+            ("whole model", "mib_per_device"),
+        ):
             columns[f"{model}, {name}"] = cells[column].map("{:.1f}".format, na_action="ignore")
     labels = pd.Index(numbers["label"].unique(), name="optimizer")
     return numbers, pd.DataFrame(columns, index=labels)
@@ -72,5 +73,7 @@ def layouts(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _both(ours: object, paper: object) -> str:
     """Return our value, and the paper's where it has another one."""
-    ours, paper = (f"{value:g}" if isinstance(value, (int, float)) else value for value in (ours, paper))
+    ours, paper = (
+        f"{value:g}" if isinstance(value, (int, float)) else value for value in (ours, paper)
+    )
     return str(ours) if paper in (ours, "nan") else f"{ours} (paper: {paper})"

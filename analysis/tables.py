@@ -114,7 +114,9 @@ def cost(results: Results) -> Table:
     """
     runs = results.runs[results.runs["experiment"] != "learning_rate"]
     rows = []
-    for (model, optimizer, label), cell in runs.groupby(["model", "optimizer", "label"], sort=False):
+    for (model, optimizer, label), cell in runs.groupby(
+        ["model", "optimizer", "label"], sort=False
+    ):
         ended = cell[cell["status"] != "missing"]
         rows.append(
             {

@@ -149,8 +149,15 @@ def judge(
             verdict = SUPPORTED
         elif rule.p_refuted(comparison) < LEVEL:
             verdict = NOT_SUPPORTED
-    said = [f"{what} diverged in {k} of {len(pairs)}" for what, k in
-            (("it", a_only), ("the other", b_only), ("both", len(pairs) - len(finite) - a_only - b_only)) if k]
+    said = [
+        f"{what} diverged in {k} of {len(pairs)}"
+        for what, k in (
+            ("it", a_only),
+            ("the other", b_only),
+            ("both", len(pairs) - len(finite) - a_only - b_only),
+        )
+        if k
+    ]
     if missing := len(a.index.union(b.index)) - len(pairs):
         said.append(f"{missing} missing")
     if comparison is None:

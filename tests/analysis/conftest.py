@@ -1,79 +1,115 @@
-"""The files that six runs of two optimizers would have left behind."""
+"""The files that a profile's runs would have left behind."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-FINAL = {
-    ("adamw", 0): 3.0,
-    ("adamw", 1): 3.2,
-    ("adamw", 2): 3.1,
-    ("powerstep", 0): 3.1,
-    ("powerstep", 1): 3.25,
-    ("powerstep", 2): 3.15,
+LABELS = {
+    "adamw": "AdamW",
+    "adamw-int8": "AdamW int8, naive",
+    "powerstep": "PowerStep",
+    "powerstep-int8": "PowerStep int8",
+    "stacey": "Stacey(p,2)",
 }
-LABELS = {"adamw": "AdamW", "powerstep": "PowerStep", "lion": "Lion"}
-STATE = {"adamw": 8, "powerstep": 4, "lion": 4}
+STATE = {
+    "adamw": 8.0,
+    "adamw-int8": 2.0625,
+    "powerstep": 4.0,
+    "powerstep-int8": 1.03125,
+    "stacey": 8.0,
+}
+PARAMETERS = 1000
+STEPS = 100
 
 
-def curve(final, steps=100):
-    """Return a loss that falls to `final` at the last step."""
-    step = np.arange(1, steps + 1)
-    return step, final + 2 * (1 - step / steps)
+@pytest.fixture
+def results_folder(tmp_path: Path) -> Path:
+    """Return an empty `results/`."""
+    return tmp_path / "results"
 
 
-def write_run(runs, name, optimizer, final, diverged_at, as_recorded):
-    """Write a run's metrics.parquet and summary.json."""
-    folder = runs / name
-    folder.mkdir(parents=True)
-    step, loss = curve(final)
-    val_loss = np.where(step % 10 == 0, loss + 0.01, np.nan)
-    frame = pd.DataFrame({"step": step, "train_loss": loss, "val_loss": val_loss})
+def planned(optimizer: str, seed: int = 0, **row: object) -> dict[str, object]:
+    """Return a row of a plan (experiments.grid.PlannedRun.row) with some of its columns changed."""
+    row = {
+        "experiment": "comparison",
+        "model": "gpt2-pico",
+        "optimizer": optimizer,
+        "label": LABELS[optimizer],
+        "lr": 1e-3,
+        "shared_lr": 1e-3,
+        "argument": "",
+        "value": "",
+        "seed": seed,
+        "dataset": "tiny",
+        "planned_steps": STEPS,
+        "batch_size": 8,
+        "context": 64,
+        "warmup_steps": 10,
+        "min_lr_ratio": 0.1,
+        "weight_decay": 0.1,
+        "grad_clip_norm": 1.0,
+    } | row
+    varied = f"{row['argument']}{row['value']}"
+    row["run"] = f"{row['model']}/{optimizer}/lr{row['lr']:g}_seed{seed}{varied}"
+    return row
+
+
+def write_run(
+    results: Path,
+    row: dict[str, object],
+    final: float,
+    diverged_at: int | None = None,
+    **summary: object,
+) -> None:
+    """Write the metrics.parquet and summary.json of a planned run.
+
+    Its losses fall in a line from 2 nats above `final`; validation every tenth step. One that
+    diverges has NaN as its last train_loss.
+    """
+    folder = results / "runs" / row["run"]
+    folder.mkdir(parents=True, exist_ok=True)
+    step = np.arange(1, STEPS + 1)
+    loss = final + 2 * (1 - step / STEPS)
+    frame = pd.DataFrame(
+        {
+            "step": step,
+            "tokens": step * row["batch_size"] * row["context"],
+            "train_loss": loss,
+            "val_loss": np.where(step % 10 == 0, loss, np.nan),
+            "lr": row["lr"],
+            "grad_norm": 1.0,
+            "update_rms": 1e-3,
+            "step_seconds": 0.1,
+            "optimizer_seconds": 0.01,
+        }
+    )
     if diverged_at:
         frame = frame[frame["step"] <= diverged_at].copy()
         frame.loc[frame.index[-1], ["train_loss", "val_loss"]] = np.nan
     frame.to_parquet(folder / "metrics.parquet")
-    summary = {
+    content = {
         "status": "diverged" if diverged_at else "completed",
         "steps": int(frame["step"].iloc[-1]),
+        "tokens": int(frame["tokens"].iloc[-1]),
         "final_val_loss": None if diverged_at else final,
-        "parameters": 1000,
-        "state_bytes": 1000 * STATE[optimizer],
+        "best_val_loss": final,
+        "parameters": PARAMETERS,
+        "state_bytes": int(PARAMETERS * STATE[row["optimizer"]]),
+        "peak_memory_bytes": 2**29,
         "tokens_per_second": 1e4,
         "optimizer_seconds": 1e-3,
-        "peak_memory_bytes": 2**29,
-        "corpus": {"name": "tiny", "text_sha256": "ab" * 32, "as_recorded": as_recorded},
-        "provenance": {"commit": "c" * 40, "packages": {"torch": "2.13.0"}},
+        "corpus": {"name": "tiny", "text_sha256": "ab" * 32, "as_recorded": True},
+        "provenance": {"commit": "c" * 40, "dirty": False, "packages": {"torch": "2.13.0"}},
     }
-    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "summary.json").write_text(json.dumps(content | summary))
 
 
-@pytest.fixture
-def results(tmp_path):
-    """Return a function that makes the folder of a profile with its runs."""
-
-    def make(diverged=(), diverged_at=37, model="gpt2-pico", finals=FINAL, as_recorded=None):
-        rows = []
-        for (optimizer, seed), final in finals.items():
-            run = f"{model}/{optimizer}/seed{seed}"
-            at = diverged_at if (optimizer, seed) in diverged else None
-            write_run(tmp_path / "runs", run, optimizer, final, at, as_recorded)
-            rows.append(
-                {
-                    "experiment": "comparison",
-                    "model": model,
-                    "optimizer": optimizer,
-                    "label": LABELS[optimizer],
-                    "lr": 1e-3,
-                    "seed": seed,
-                    "run": run,
-                }
-            )
-        folder = tmp_path / "mine"
-        folder.mkdir()
-        pd.DataFrame(rows).to_csv(folder / "plan.csv", index=False)
-        return folder
-
-    return make
+def write_plan(results: Path, rows: list[dict[str, object]]) -> Path:
+    """Write a plan and return its path."""
+    path = results / "mine" / "plans" / "plan.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_csv(path, index=False)
+    return path
