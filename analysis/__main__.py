@@ -3,42 +3,76 @@
 import argparse
 from pathlib import Path
 
-from analysis.catalogue import figures, tables
+from analysis.catalogue import Row, figures, tables
 from analysis.claims import write_claims
+from analysis.figures import write_figure
 from analysis.frames import Results, read_plan, read_results, write_collected
+from analysis.report import write_report
+from analysis.tables import write_table
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command on the folder of a profile."""
     parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, purpose in {
-        "figure": "draw one figure",
-        "table": "write one table",
-        "claims": "write claims.csv and claims.md, runs.csv and metrics.parquet",
-        "report": "write report.html and summary.txt",
-        "all": "write everything from the runs that are done",
-    }.items():
+    commands = parser.add_subparsers(required=True)
+    for name, (run, purpose) in _COMMANDS.items():
         command = commands.add_parser(name, help=purpose)
-        if name in ("figure", "table"):
+        if run in (run_figure, run_table):
             command.add_argument("name", help="of the figure or table")
         command.add_argument("folder", type=Path, help="of the profile, such as results/laptop")
         command.add_argument("--plan", type=Path, required=True, help="CSV of the planned runs")
+        command.set_defaults(run=run)
     options = parser.parse_args(arguments)
-    plan, folder = read_plan(options.plan), options.folder
+    options.run(options, read_plan(options.plan))
 
-    if options.command in ("figure", "table"):
-        kind = figures if options.command == "figure" else tables
-        artefact = kind(plan)[options.name]
-        results = read_results(artefact.rows, folder.parent)
-        (_draw if kind is figures else _tabulate)([artefact], results, folder)
-    else:
-        results = read_results(plan, folder.parent)
-        if options.command == "all":
-            _draw(figures(plan).values(), results, folder)
-            _tabulate(tables(plan).values(), results, folder)
-        if options.command in ("claims", "all"):
-            write_collected(results, folder)
-            write_claims(results, folder)
-        if options.command in ("report", "all"):
-            _report(plan, results, folder)
+
+def run_figure(options: argparse.Namespace, plan: list[Row]) -> None:
+    """Draw one figure."""
+    figure = figures(plan)[options.name]
+    write_figure(figure, _results(figure.rows, options), options.folder / "figures")
+
+
+def run_table(options: argparse.Namespace, plan: list[Row]) -> None:
+    """Write one table."""
+    table = tables(plan)[options.name]
+    write_table(table, _results(table.rows, options), options.folder / "tables")
+
+
+def run_claims(options: argparse.Namespace, plan: list[Row]) -> None:
+    """Collect all runs, and hold them against the claims."""
+    results = _results(plan, options)
+    write_collected(results, options.folder)
+    write_claims(results, options.folder)
+
+
+def run_report(options: argparse.Namespace, plan: list[Row]) -> None:
+    """Write the report from what the other commands left in the folder."""
+    write_report(plan, _results(plan, options), options.folder)
+
+
+def run_all(options: argparse.Namespace, plan: list[Row]) -> None:
+    """Run all commands, on the runs that are done."""
+    results = _results(plan, options)
+    for figure in figures(plan).values():
+        write_figure(figure, results, options.folder / "figures")
+    for table in tables(plan).values():
+        write_table(table, results, options.folder / "tables")
+    write_collected(results, options.folder)
+    write_claims(results, options.folder)
+    write_report(plan, results, options.folder)
+
+
+def _results(rows: list[Row] | tuple[Row, ...], options: argparse.Namespace) -> Results:
+    return read_results(rows, options.folder.parent)
+
+
+_COMMANDS = {
+    "figure": (run_figure, "draw one figure"),
+    "table": (run_table, "write one table"),
+    "claims": (run_claims, "write claims.csv and claims.md, runs.csv and metrics.parquet"),
+    "report": (run_report, "write report.html and summary.txt from all the others"),
+    "all": (run_all, "write everything from the runs that are done"),
+}
+
+if __name__ == "__main__":
+    main()

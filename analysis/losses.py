@@ -68,7 +68,7 @@ def best_lr(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_seed(cell: pd.DataFrame, column: str = "final_val_loss") -> pd.Series:
-    """Return a column of one cell's runs by seed: inf where a run diverged, NaN where it is missing.
+    """Return a column of one cell's runs by seed: inf where one diverged, NaN where it is missing.
 
     Args:
         cell: runs that differ by their seeds alone; one that stands twice counts once.

@@ -13,7 +13,6 @@ from analysis.catalogue import Artefact
 from analysis.frames import Results
 from analysis.losses import best_lr, final_losses, show
 from analysis.reference import load_reference
-from analysis.statistics import Estimate, estimate
 from analysis.targets import steps_to_target
 from experiments.files import atomic
 

@@ -17,7 +17,7 @@ def steps_to_target(results: Results) -> pd.DataFrame:
     Returns:
         One row for each model, protocol ("shared lr" or "own best lr") and optimizer, with label,
         lr, n (seeds that have a target and a run), censored (how many of them), steps and tokens
-        (means), last_steps and last_tokens (of the longest run: all that is known of a censored one).
+        (means), last_steps and last_tokens (of the longest run: all that censoring leaves known).
     """
     runs = results.runs
     shared = runs[(runs["experiment"] != "learning_rate")]
