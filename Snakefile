@@ -6,6 +6,7 @@ as results/laptop/figures/fig3a.pdf, trains only the runs it shows. `snakemake s
 from the runs that are done, and marks the others as missing.
 """
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -16,13 +17,15 @@ shell.prefix(f"export PYTHONPATH={shlex.quote(workflow.basedir)}:${{{{PYTHONPATH
 
 from analysis.catalogue import figures, tables
 from experiments.config import CONFIG_DIR, load_profile
-from experiments.settings import ConfigError
 from experiments.grid import digest, plan
+from experiments.settings import ConfigError
 
 try:
     if unknown := sorted(set(config) - {"profile"}):
         raise ConfigError(f"--config has {unknown[0]!r}, but it accepts only profile=NAME")
     PROFILE = str(config.get("profile", "laptop"))
+    if (name := Path(PROFILE).stem) in ("bench", "corpora", "logs", "reference", "runs"):
+        raise ConfigError(f"profile is {name!r}, but results/{name} holds other things: rename it")
     PLAN = plan(load_profile(PROFILE))
 except ConfigError as error:
     sys.exit(f"error: {error}")
@@ -65,6 +68,11 @@ def inputs_of(artefact):
     ]
 
 
+wildcard_constraints:
+    figure="|".join(map(re.escape, FIGURES)),
+    table="|".join(map(re.escape, TABLES)),
+
+
 onsuccess:
     if Path(f"{RESULTS}/summary.txt").exists():
         print(Path(f"{RESULTS}/summary.txt").read_text())
@@ -83,6 +91,7 @@ onerror:
         if Path(job_log).exists() and not Path(made).exists():
             lines = Path(job_log).read_text().split("\n")
             print(f"failed: {made}", *[line for line in lines if line][-1:], sep="\n  ")
+    print("snakemake so_far makes tables, figures and the report from the runs that are done")
 
 
 rule all:
@@ -164,12 +173,13 @@ rule memory:
 rule convergence:
     output:
         "results/convergence.csv",
+        "results/convergence_fits.csv",
     log:
         "results/logs/convergence.log",
     message:
         "measure the rate of convergence on a noisy problem"
     shell:
-        "python -m experiments convergence --output {output:q} > {log:q} 2>&1"
+        "python -m experiments convergence --output {output[0]:q} > {log:q} 2>&1"
 
 
 rule figure:
@@ -211,9 +221,11 @@ rule claims:
         plan=PLAN_FILE,
         summaries=expand("results/runs/{run}/summary.json", run=RUNS),
         metrics=expand("results/runs/{run}/metrics.parquet", run=RUNS),
-        studies=["results/memory.csv", "results/convergence.csv"],
+        studies=["results/memory.csv", "results/convergence_fits.csv"],
     output:
-        expand(f"{RESULTS}/{{file}}", file=["claims.csv", "claims.md", "runs.csv", "metrics.parquet"]),
+        expand(
+            f"{RESULTS}/{{file}}", file=["claims.csv", "claims.md", "runs.csv", "metrics.parquet"]
+        ),
     log:
         f"{RESULTS}/logs/claims.log",
     params:
@@ -247,8 +259,8 @@ rule report:
 rule so_far:
     input:
         PLAN_FILE,
-        "results/memory.csv",
-        "results/convergence.csv",
+        rules.memory.output,
+        rules.convergence.output,
     log:
         f"{RESULTS}/logs/so_far.log",
     params:
