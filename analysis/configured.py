@@ -35,14 +35,13 @@ def state_memory_per_device(results: Results) -> tuple[pd.DataFrame, pd.DataFram
 
 def hyperparameters(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return table 2: how the plan trains each model, and how the paper did."""
-    plan = results.runs.drop_duplicates("model").rename(
-        columns={"shared_lr": "lr", "planned_steps": "steps", "lr": "_"}
-    )
+    plan = results.runs.drop_duplicates("model").set_index("model")
     training = ["warmup_steps", "weight_decay", "grad_clip_norm", "min_lr_ratio"]
-    ours = plan[["model", *_SETTINGS, *training]].set_index("model")
+    ours = plan[["dataset", "batch_size", "context", "shared_lr", "planned_steps", *training]]
+    ours = ours.rename(columns={"shared_lr": "lr", "planned_steps": "steps"})
     reference = load_reference()
     paper = pd.DataFrame(reference["models"]).T[_SETTINGS].assign(**reference["training"])
-    numbers = ours.join(paper, rsuffix="_paper", how="left")
+    numbers = ours.join(paper.reindex(ours.index).add_suffix("_paper"))
     shown = pd.DataFrame(
         {
             name: [
@@ -62,7 +61,7 @@ def layouts(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
     paper = pd.DataFrame(load_reference()["models"]).T[_LAYOUT]
     ours = memory.loc[[name for name in paper.index if name in memory.index]]
     ours = ours.assign(dp=ours["devices"] // (ours["tp"] * ours["pp"]))
-    numbers = ours[["parameters", *_LAYOUT]].join(paper, rsuffix="_paper")
+    numbers = ours[["parameters", *_LAYOUT]].join(paper.add_suffix("_paper"))
     shown = pd.DataFrame({"parameters": numbers["parameters"].map("{:,}".format)})
     for name in _LAYOUT:
         shown[name] = [

@@ -66,7 +66,7 @@ def read_results(rows: Iterable[Row], folder: Path) -> Results:
     ]
     summaries = _with_columns(pd.DataFrame([_summary(folder, name) for name in ended]), _SUMMARY)
     runs = plan.merge(summaries, on="run", how="left", validate="many_to_one")
-    runs["status"] = runs["status"].fillna("missing")
+    runs["status"] = runs["status"].astype("str").fillna("missing")
     metrics = [
         pd.read_parquet(folder / "runs" / name / "metrics.parquet").assign(run=name)
         for name in ended

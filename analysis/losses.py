@@ -40,7 +40,8 @@ def final_losses(runs: pd.DataFrame) -> pd.DataFrame:
             }
         )
     columns = [*_CELL, "shared_lr", "mean", "ci95", "n", "diverged", "missing"]
-    return pd.DataFrame(rows, columns=columns).astype({"mean": float, "ci95": float})
+    numbers = ("lr", "shared_lr", "mean", "ci95")
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(numbers, float))
 
 
 def best_lr(runs: pd.DataFrame) -> pd.DataFrame:
@@ -64,7 +65,8 @@ def best_lr(runs: pd.DataFrame) -> pd.DataFrame:
         tried = of_optimizer["lr"]
         edge = len(tried) > 1 and best["lr"] in (tried.min(), tried.max())
         chosen.append(best.to_dict() | {"tried": len(tried), "edge": edge})
-    return pd.DataFrame(chosen, columns=[*sweep.columns, "tried", "edge"])
+    best = pd.DataFrame(chosen, columns=[*sweep.columns, "tried", "edge"])
+    return best.astype(dict(sweep.dtypes))  # also where no row was chosen
 
 
 def by_seed(cell: pd.DataFrame, column: str = "final_val_loss") -> pd.Series:

@@ -1,0 +1,191 @@
+"""Tables say what the runs' files say, and leave marked gaps where runs are missing or diverged."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.catalogue import tables
+from analysis.frames import read_plan, read_results
+from analysis.losses import best_lr
+from analysis.tables import loss_by_lr, loss_by_value, losses, time_to_target, write_table
+from tests.analysis.conftest import planned, write_plan, write_run
+
+FINALS = {
+    ("adamw", 0): 3.0,
+    ("adamw", 1): 3.2,
+    ("adamw", 2): 3.1,
+    ("powerstep", 0): 3.1,
+    ("powerstep", 1): 3.25,
+    ("powerstep", 2): 3.15,
+}
+
+
+@pytest.fixture
+def comparison(results_folder):
+    """Return a function that writes a comparison's runs but those left out, and reads them."""
+
+    def make(diverged=(), missing=(), **row):
+        rows = [planned(optimizer, seed, **row) for optimizer, seed in FINALS]
+        for written, (key, final) in zip(rows, FINALS.items(), strict=True):
+            if key not in missing:
+                write_run(results_folder, written, final, 37 if key in diverged else None)
+        return read_results(read_plan(write_plan(results_folder, rows)), results_folder)
+
+    return make
+
+
+@pytest.fixture
+def sweep(results_folder):
+    """Return a function that writes a sweep of final losses by optimizer and rate, and reads it."""
+
+    def make(finals, experiment="learning_rate"):
+        rows = []
+        for (optimizer, lr), per_seed in finals.items():
+            for seed, final in enumerate(per_seed):
+                row = planned(optimizer, seed, experiment=experiment, lr=lr)
+                rows.append(row)
+                if final is not None:
+                    at = 37 if final == float("inf") else None
+                    write_run(results_folder, row, 3.0 if at else final, at)
+        return read_results(read_plan(write_plan(results_folder, rows)), results_folder)
+
+    return make
+
+
+def test_means_are_over_seeds(comparison):
+    numbers, shown = losses(comparison())
+    numbers = numbers.set_index("optimizer")
+    for optimizer in ("adamw", "powerstep"):
+        values = [loss for (name, _), loss in FINALS.items() if name == optimizer]
+        assert numbers.loc[optimizer, "mean"] == pytest.approx(np.mean(values))
+        assert numbers.loc[optimizer, "n"] == 3
+    assert shown.loc["AdamW", "gpt2-pico, lr 0.001"] == "3.100 ± 0.248 (n=3)"
+
+
+def test_a_mean_over_fewer_seeds_is_never_shown(comparison):
+    numbers, shown = losses(comparison(diverged=[("powerstep", 1)], missing=[("adamw", 2)]))
+    assert numbers["mean"].isna().all()
+    column = shown["gpt2-pico, lr 0.001"]
+    assert column["PowerStep"] == "1 diverged of 3"
+    assert column["AdamW"] == "1 missing of 3"
+
+
+def test_the_papers_value_stands_beside_ours(comparison):
+    numbers, shown = losses(comparison(model="gpt2-medium"))
+    # Table 4 of arXiv:2605.10335.
+    assert shown["gpt2-medium, paper"].to_dict() == {"AdamW": "2.711", "PowerStep": "2.717"}
+    assert numbers["paper"].tolist() == [2.711, 2.717]
+
+
+def test_where_the_paper_has_no_value_there_is_none(results_folder):
+    rows = [planned("adamw"), planned("stacey")]
+    results = read_results(read_plan(write_plan(results_folder, rows)), results_folder)
+    _, shown = losses(results)
+    assert shown.loc["AdamW", "gpt2-small, paper"] == "2.950"
+    assert pd.isna(shown.loc["Stacey(p,2)", "gpt2-small, paper"])
+
+
+def test_the_best_rate_has_the_lowest_mean_loss_and_its_edge_is_flagged(sweep):
+    results = sweep(
+        {
+            ("adamw", 3e-4): [3.3, 3.5],
+            ("adamw", 1e-3): [3.0, 3.1],
+            ("adamw", 3e-3): [2.9, 3.3],  # the lowest single run, not the lowest mean
+            ("powerstep", 3e-4): [3.4, 3.4],
+            ("powerstep", 1e-3): [3.2, 3.1],
+            ("powerstep", 3e-3): [3.0, 3.1],
+        }
+    )
+    best = best_lr(results.runs).set_index("optimizer")
+    assert best["lr"].to_dict() == {"adamw": 1e-3, "powerstep": 3e-3}
+    assert best["edge"].to_dict() == {"adamw": False, "powerstep": True}
+    assert set(best["tried"]) == {3}
+    _, shown = loss_by_lr(results)
+    assert shown["best lr"].to_dict() == {"AdamW": "0.001", "PowerStep": "0.003, edge"}
+
+
+def test_a_rate_at_which_a_seed_diverged_or_is_missing_is_no_best(sweep):
+    results = sweep(
+        {
+            ("adamw", 1e-3): [3.0, 3.1],
+            ("adamw", 3e-3): [2.0, float("inf")],
+            ("powerstep", 1e-3): [3.0, 3.1],
+            ("powerstep", 3e-3): [2.0, None],
+        }
+    )
+    assert set(best_lr(results.runs)["lr"]) == {1e-3}
+
+
+def test_both_protocols_stand_side_by_side(results_folder):
+    rows = [planned("adamw"), planned("powerstep")]
+    rows += [
+        planned(optimizer, experiment="learning_rate", lr=lr)
+        for optimizer in ("adamw", "powerstep")
+        for lr in (1e-3, 3e-3)
+    ]
+    for row in rows[:2] + rows[3::2]:
+        write_run(results_folder, row, 3.0 if row["lr"] == 1e-3 else 2.5)
+    plan = read_plan(write_plan(results_folder, rows))
+    _, shown = losses(read_results(plan, results_folder).of(tables(plan)["table4"]))
+    assert shown.loc["AdamW", "gpt2-pico, lr 0.001"] == "3.000 (n=1)"
+    assert shown.loc["AdamW", "gpt2-pico, own lr"] == "2.500 (n=1) [0.003, edge]"
+
+
+def test_a_varied_argument_has_a_row_for_each_value(results_folder):
+    rows = [
+        planned("powerstep", experiment="sensitivity", argument="beta", value=value)
+        for value in ("0.0", "0.1")
+    ]
+    for row, final in zip(rows, (3.5, 3.25), strict=True):
+        write_run(results_folder, row, final)
+    results = read_results(read_plan(write_plan(results_folder, rows)), results_folder)
+    _, shown = loss_by_value(results)
+    assert shown["gpt2-pico"].to_dict() == {"beta = 0.0": "3.500 (n=1)", "beta = 0.1": "3.250 (n=1)"}
+
+
+def test_the_time_to_adamws_loss_is_read_off_the_validations(results_folder):
+    rows = [planned("adamw"), planned("powerstep"), planned("powerstep-int8")]
+    for row, final in zip(rows, (3.0, 2.5, 3.1), strict=True):
+        write_run(results_folder, row, final)
+    results = read_results(read_plan(write_plan(results_folder, rows)), results_folder)
+    numbers, shown = time_to_target(results)
+    numbers = numbers.set_index("optimizer")
+    # PowerStep's loss is 2.5 + 2 (1 - step / 100): 3.0 or less from step 75 on, seen at step 80.
+    assert numbers.loc["powerstep", "steps"] == 80
+    assert numbers.loc["powerstep", "tokens"] == 80 * 8 * 64
+    assert numbers.loc["adamw", "steps"] == 100
+    assert numbers.loc["powerstep-int8", "censored"] == 1
+    assert np.isnan(numbers.loc["powerstep-int8", "steps"])
+    assert shown["gpt2-pico, shared lr: steps"].tolist() == [
+        "100 (n=1)",
+        "80 (n=1)",
+        "> 100 in 1 of 1",
+    ]
+
+
+def test_tables_are_written_for_machines_for_readers_and_for_papers(comparison, results_folder):
+    results = comparison()
+    plan = read_plan(results_folder / "mine" / "plans" / "plan.csv")
+    folder = results_folder / "mine" / "tables"
+    write_table(tables(plan)["table4"], results, folder)
+    assert list(pd.read_csv(folder / "table4.csv")["n"]) == [3, 3]
+    assert "| AdamW       | 3.100 ± 0.248 (n=3)" in (folder / "table4.md").read_text()
+    latex = (folder / "table4.tex").read_text()
+    assert r"\toprule" in latex
+    assert r"AdamW & 3.100 $\pm$ 0.248 (n=3) & 2.950 \\" in latex
+
+
+def test_every_table_can_be_written_before_any_run_is_done(results_folder):
+    rows = [
+        planned("adamw"),
+        planned("powerstep", experiment="sensitivity", argument="beta", value="0.1"),
+        planned("adamw", experiment="learning_rate"),
+    ]
+    plan = read_plan(write_plan(results_folder, rows))
+    results = read_results(plan, results_folder)
+    for table in tables(plan).values():
+        if not table.needs:
+            write_table(table, results, results_folder / "mine" / "tables")
+            text = (results_folder / "mine" / "tables" / f"{table.name}.md").read_text()
+            assert "missing" in text or "–" in text or not table.trained, table.name
+            assert "nan" not in text.lower(), table.name
