@@ -225,7 +225,49 @@ def claim_9(results: Results) -> Iterator[Finding]:
 def claim_10(results: Results) -> Iterator[Finding]:
     """Return the rate and the floor of exact updates on a noisy synthetic problem."""
     fits = pd.read_csv(results.folder / "convergence_fits.csv")
-    ...
+    fits = fits[np.isclose(fits["beta"], 0.1)]
+    for noise, of_noise in fits.groupby("noise", sort=False):
+        noisy = of_noise[of_noise["sigma"] > 0].sort_values("sigma")
+        least, most = noisy.iloc[0], noisy.iloc[-1]
+        finding = Finding(
+            10,
+            f"falls as 1/√T without a floor (v1), {noise} noise",
+            protocol="η/√t, exact updates, β = 0.1; least mean squared gradient norm so far",
+            scale=f"synthetic problem, {most['steps']:,} steps",
+            n=int(most["seeds"]),
+        )
+        rates = ", ".join(
+            f"σ = {row.sigma:g}: slope {row.slope:.2f}, floor {row.floor:.2g}"
+            f" [{row.floor_low:.2g}, {row.floor_high:.2g}]"
+            for row in noisy.itertuples()
+        )
+        has_floor = noisy["floor_low"] > 0
+        falls = noisy["slope_low"] <= -0.5
+        yield replace(
+            finding,
+            verdict=NOT_SUPPORTED
+            if has_floor.any()
+            else SUPPORTED
+            if falls.all()
+            else INCONCLUSIVE,
+            measured=rates,
+            value=most["floor"],
+            rule="Not supported if for one noise level the 95 % interval of the fitted floor lies"
+            " above 0; supported if none does and every fitted slope reaches -1/2 within its"
+            " interval; inconclusive otherwise.",
+        )
+        grows = most["floor_low"] > max(least["floor_high"], 0)
+        yield replace(
+            finding,
+            part=f"falls to a residual that grows with the noise (v2), {noise} noise",
+            verdict=SUPPORTED if grows else INCONCLUSIVE,
+            measured=f"floor {least['floor']:.2g} at σ = {least['sigma']:g},"
+            f" {most['floor']:.2g} at σ = {most['sigma']:g}",
+            value=most["floor"] - least["floor"],
+            rule="Supported if the interval of the floor at the strongest noise lies above that at"
+            " the weakest, inconclusive otherwise: an upper bound is not refuted by a smaller"
+            " residual.",
+        )
 
 
 def claim_11(results: Results) -> Iterator[Finding]:

@@ -113,3 +113,58 @@ def write_plan(results: Path, rows: list[dict[str, object]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows).to_csv(path, index=False)
     return path
+
+
+def write_studies(results: Path) -> None:
+    """Write a memory.csv of two models and the files of a convergence study of two noise levels."""
+    results.mkdir(parents=True, exist_ok=True)
+    mib = {"adamw": 976.4, "powerstep": 488.2, "powerstep-int8": 125.9}
+    per_parameter = {"adamw": 8.0, "powerstep": 4.0, "powerstep-int8": 1.03125}
+    pd.DataFrame(
+        {
+            "model": model,
+            "family": "qwen3",
+            "parameters": 1_000_000,
+            "routed_expert_parameters": 0,
+            "optimizer": optimizer,
+            "label": LABELS[optimizer],
+            "state_bytes": 1_000_000 * size,
+            "state_bytes_routed_experts": 0,
+            "devices": 256,
+            "tp": 8,
+            "pp": 2,
+            "ep": 1,
+            "mib_per_device": mib[optimizer],
+            "mib_per_device_as_paper": mib[optimizer],
+            "mib_per_device_replicated": 16 * mib[optimizer],
+        }
+        for model in ("gpt2-small", "qwen3-32b")
+        for optimizer, size in per_parameter.items()
+    ).to_csv(results / "memory.csv", index=False)
+    fits = pd.DataFrame(
+        {
+            "noise": noise,
+            "sigma": sigma,
+            "beta": beta,
+            "gamma": 0.9,
+            "steps": 1000,
+            "seeds": 8,
+            "slope": -0.5,
+            "slope_low": -0.6,
+            "slope_high": -0.4,
+            "floor": 0.0,
+            "floor_low": 0.0,
+            "floor_high": 0.01,
+        }
+        for noise in ("symmetric", "skewed")
+        for sigma in (0.0, 1.0)
+        for beta in (0.0, 0.1)
+    )
+    fits.to_csv(results / "convergence_fits.csv", index=False)
+    curves = fits[["noise", "sigma", "beta", "gamma"]].merge(
+        pd.DataFrame({"step": [1, 10, 100, 1000]}), how="cross"
+    )
+    norm = 1 / curves["step"] ** 0.5
+    curves.assign(grad_norm_sq=norm, min_grad_norm_sq=norm, low=norm * 0.9, high=norm * 1.1).to_csv(
+        results / "convergence.csv", index=False
+    )

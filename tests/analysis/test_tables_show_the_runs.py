@@ -140,7 +140,10 @@ def test_a_varied_argument_has_a_row_for_each_value(results_folder):
         write_run(results_folder, row, final)
     results = read_results(read_plan(write_plan(results_folder, rows)), results_folder)
     _, shown = loss_by_value(results)
-    assert shown["gpt2-pico"].to_dict() == {"beta = 0.0": "3.500 (n=1)", "beta = 0.1": "3.250 (n=1)"}
+    assert shown["gpt2-pico"].to_dict() == {
+        "beta = 0.0": "3.500 (n=1)",
+        "beta = 0.1": "3.250 (n=1)",
+    }
 
 
 def test_the_time_to_adamws_loss_is_read_off_the_validations(results_folder):
