@@ -180,7 +180,7 @@ def _resolve(value: Any, model: ModelSettings, field: str) -> Any:
     """Replace "$model.<field>" by that field of the model."""
     if not (isinstance(value, str) and value.startswith("$")):
         return value
-    accepted = [f"$model.{name}" for name in ModelSettings.model_fields]
+    accepted = [f"$model.{name}" for name in (*type(model).model_fields, "head_rows")]
     if value not in accepted:
         raise ConfigError(f"{field} is {value!r}, but it must be one of {', '.join(accepted)}")
     return getattr(model, value.removeprefix("$model."))

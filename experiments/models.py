@@ -1,12 +1,19 @@
-"""The language models that are trained."""
+"""The language models that are trained: our GPT-2, and others through `transformers`."""
 
-import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.model_settings import ModelSettings
+from experiments.gpt2 import GPT2
+from experiments.model_settings import (
+    DeepseekV2Settings,
+    GPT2Settings,
+    ModelSettings,
+    Qwen3MoeSettings,
+    Qwen3Settings,
+)
 
 
 def build_model(settings: ModelSettings) -> nn.Module:
@@ -15,88 +22,91 @@ def build_model(settings: ModelSettings) -> nn.Module:
     A model maps token ids and targets, both int64 of shape (batch, sequence), to the mean
     cross-entropy in nats per token.
     """
-    return GPT2(settings)
+    return GPT2(settings) if isinstance(settings, GPT2Settings) else CausalLM(settings)
 
 
-class GPT2(nn.Module):
-    """GPT-2 as nanoGPT trains it: no biases, tied embeddings, no dropout (arXiv:2605.10335, 5.1).
+class CausalLM(nn.Module):
+    """A causal language model of `transformers`, made from its configuration alone.
 
-    Query, key and value are matrices of their own, (out, in) like every nn.Linear, because matrix
-    optimizers treat each of them as one, and Adam-mini finds each kind of block by such names.
+    While it trains, its gradient, and not its loss, has the part that balances the loads of experts.
     """
 
-    def __init__(self, settings: ModelSettings) -> None:
+    def __init__(self, settings: Qwen3Settings | Qwen3MoeSettings | DeepseekV2Settings) -> None:
         super().__init__()
-        self.token_embedding = nn.Embedding(settings.vocab_size, settings.width)
-        self.position_embedding = nn.Embedding(settings.context, settings.width)
-        self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.layers))
-        self.ln_f = nn.LayerNorm(settings.width, bias=False)
-        self.apply(_initialise)
-        # GPT-2 shrinks what is added to the residual stream, which grows with depth.
-        for name, weight in self.named_parameters():
-            if name.endswith("o_proj.weight"):
-                nn.init.normal_(weight, std=0.02 / math.sqrt(2 * settings.layers))
+        from transformers import AutoConfig, AutoModelForCausalLM  # seconds that GPT-2 does without
+
+        config = AutoConfig.for_model(settings.family, **_configuration(settings))
+        self.model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+        self.settings = settings
+        self._router_logits: list[Tensor] = []
+        for name, module in self.model.named_modules():
+            if name.endswith("mlp.gate"):  # of a mixture; a dense block's is called gate_proj
+                module.register_forward_hook(self._keep_router_logits)
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Return the mean cross-entropy of `targets`, a scalar."""
-        positions = torch.arange(tokens.shape[1], device=tokens.device)
-        x = self.token_embedding(tokens) + self.position_embedding(positions)
-        for block in self.blocks:
-            x = block(x)
-        logits = F.linear(self.ln_f(x), self.token_embedding.weight)
-        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+        self._router_logits.clear()
+        logits = self.model(input_ids=tokens, use_cache=False).logits
+        loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+        if self.training and self._router_logits:
+            balance = self._load_balancing_loss()
+            loss = loss + (balance - balance.detach())  # adds its gradient and 0
+        return loss
 
+    def _load_balancing_loss(self) -> Tensor:
+        """Return the weighted loss of Switch Transformers, arXiv:2101.03961, equations 4 to 6."""
+        from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
-class Block(nn.Module):
-    """A pre-norm transformer block."""
-
-    def __init__(self, settings: ModelSettings) -> None:
-        super().__init__()
-        self.ln_1 = nn.LayerNorm(settings.width, bias=False)
-        self.attention = Attention(settings)
-        self.ln_2 = nn.LayerNorm(settings.width, bias=False)
-        self.mlp = MLP(settings)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, sequence, width) to the same shape."""
-        x = x + self.attention(self.ln_1(x))
-        return x + self.mlp(self.ln_2(x))
-
-
-class Attention(nn.Module):
-    """Causal multi-head self-attention."""
-
-    def __init__(self, settings: ModelSettings) -> None:
-        super().__init__()
-        self.heads = settings.heads
-        self.q_proj = nn.Linear(settings.width, settings.width, bias=False)
-        self.k_proj = nn.Linear(settings.width, settings.width, bias=False)
-        self.v_proj = nn.Linear(settings.width, settings.width, bias=False)
-        self.o_proj = nn.Linear(settings.width, settings.width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, sequence, width) to the same shape."""
-        q, k, v = (
-            proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        settings = self.settings
+        return settings.router_aux_loss * load_balancing_loss_func(
+            tuple(self._router_logits), settings.experts, settings.experts_per_token
         )
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.o_proj(y.transpose(1, 2).flatten(2))
+
+    def _keep_router_logits(self, _: nn.Module, __: Any, output: tuple[Tensor, ...]) -> None:
+        self._router_logits.append(output[0])
 
 
-class MLP(nn.Module):
-    """Two linear maps with a GELU between them, four times as wide inside."""
-
-    def __init__(self, settings: ModelSettings) -> None:
-        super().__init__()
-        self.i_proj = nn.Linear(settings.width, 4 * settings.width, bias=False)
-        self.o_proj = nn.Linear(4 * settings.width, settings.width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, sequence, width) to the same shape."""
-        return self.o_proj(F.gelu(self.i_proj(x)))
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
+def _configuration(
+    settings: Qwen3Settings | Qwen3MoeSettings | DeepseekV2Settings,
+) -> dict[str, Any]:
+    """Return the settings by the names that `transformers` has for them."""
+    common = {
+        "num_hidden_layers": settings.layers,
+        "hidden_size": settings.width,
+        "num_attention_heads": settings.heads,
+        "max_position_embeddings": settings.context,
+        "vocab_size": settings.vocab_size,
+        "intermediate_size": settings.mlp_width,
+        "rope_parameters": {"rope_type": "default", "rope_theta": settings.rope_theta},
+        "tie_word_embeddings": settings.tie_embeddings,
+        "initializer_range": 0.02,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+    if isinstance(settings, Qwen3Settings):
+        common |= {"num_key_value_heads": settings.kv_heads, "head_dim": settings.head_dim}
+    if isinstance(settings, Qwen3MoeSettings):
+        common |= {
+            "num_experts": settings.experts,
+            "num_experts_per_tok": settings.experts_per_token,
+            "moe_intermediate_size": settings.expert_width,
+            "norm_topk_prob": True,
+        }
+    if isinstance(settings, DeepseekV2Settings):
+        common |= {
+            "num_key_value_heads": settings.heads,
+            "n_routed_experts": settings.experts,
+            "num_experts_per_tok": settings.experts_per_token,
+            "moe_intermediate_size": settings.expert_width,
+            "n_shared_experts": settings.shared_experts,
+            "first_k_dense_replace": settings.dense_layers,
+            "kv_lora_rank": settings.kv_rank,
+            "q_lora_rank": None,
+            "qk_nope_head_dim": settings.qk_nope_head_dim,
+            "qk_rope_head_dim": settings.qk_rope_head_dim,
+            "v_head_dim": settings.v_head_dim,
+            "topk_method": "greedy",
+            "norm_topk_prob": False,
+            "routed_scaling_factor": 1.0,
+        }
+    return common
