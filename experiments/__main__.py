@@ -1,4 +1,4 @@
-"""The commands that the Snakefile's rules run: `python -m experiments corpus | plan | train`.
+"""The commands that the Snakefile's rules run: `python -m experiments corpus | plan | …`.
 
 Heavy imports stand in the commands that need them, so that a mistake is told at once.
 """
@@ -37,6 +37,10 @@ def main(arguments: list[str] | None = None) -> None:
     command.add_argument("--threads", type=int, default=1, help="processor threads")
     command.set_defaults(run=run_train)
 
+    command = commands.add_parser("memory", help="count optimizer state at full size")
+    command.add_argument("--output", type=Path, required=True, help="the counts, as CSV")
+    command.set_defaults(run=run_memory)
+
     options = parser.parse_args(arguments)
     try:
         options.run(options)
@@ -59,7 +63,7 @@ def run_plan(options: argparse.Namespace) -> None:
     from experiments.check import check_runs
 
     planned = plan(load_profile(options.profile))
-    check_runs([run.spec for run in planned], options.corpora)
+    check_runs(planned, options.corpora)
     rows = [run.row() for run in planned]
     with atomic(options.output) as path, path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
@@ -77,6 +81,13 @@ def run_train(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     summary = train(RunSpec.model_validate_json(options.spec), options.corpus, options.folder)
     print(f"{summary['status']} after {summary['steps']} steps: {summary['final_val_loss']}")
+
+
+def run_memory(options: argparse.Namespace) -> None:
+    """Count the optimizer state of the paper's models."""
+    from experiments.memory import write_memory
+
+    write_memory(options.output)
 
 
 if __name__ == "__main__":

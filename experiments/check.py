@@ -6,26 +6,36 @@ import torch
 
 from experiments.corpus import read_facts
 from experiments.data import check_size
-from experiments.grid import RunSpec
+from experiments.grid import PlannedRun
 from experiments.models import build_model
 from experiments.optimizers import build_optimizer
+from experiments.settings import ConfigError
 
 
-def check_runs(specs: list[RunSpec], corpora: Path) -> None:
+def check_runs(planned: list[PlannedRun], corpora: Path) -> None:
     """Hold each run against its corpus, and make each optimizer once without memory.
 
     Args:
-        specs: the runs.
+        planned: the runs.
         corpora: folder that holds their corpora.
 
     Raises:
-        ConfigError: a batch is larger than its corpus, or an optimizer cannot be made.
+        ConfigError: a run is laid out for several devices, a batch is larger than its corpus, or an
+            optimizer cannot be made.
     """
+    for run in planned:
+        if run.layout.devices > 1:
+            raise ConfigError(
+                f"by_model.{run.spec.model_name}.layout.devices is {run.layout.devices}, but a run"
+                " trains on one device: it must be 1"
+            )
+    specs = {run.spec.path: run.spec for run in planned}.values()
     for spec in specs:
         facts = read_facts(corpora / spec.corpus.path)
         check_size(facts, spec.training.batch_size, spec.training.context)
     distinct = {
-        (spec.model_name, spec.optimizer.name, spec.training.weight_decay): spec for spec in specs
+        (spec.model_name, spec.optimizer.model_dump_json(), spec.training.weight_decay): spec
+        for spec in specs
     }
     for spec in distinct.values():
         with torch.device("meta"):

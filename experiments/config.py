@@ -101,11 +101,37 @@ class Experiment(Settings):
     )
 
 
+class Layout(Settings):
+    """The devices that one model is trained on, and what they split between them.
+
+    It changes where a run is computed and not its result, so it is no part of a run's identity.
+    """
+
+    devices: int = Field(default=1, gt=0, description="of all nodes together")
+    tp: int = Field(default=1, gt=0, description="tensor parallelism: devices that share a matrix")
+    pp: int = Field(default=1, gt=0, description="pipeline parallelism: devices that share layers")
+    ep: int = Field(default=1, gt=0, description="expert parallelism: devices that share experts")
+
+    @model_validator(mode="after")
+    def _parts_divide_devices(self) -> "Layout":
+        if self.devices % (self.tp * self.pp):
+            raise ValueError(
+                f"tp × pp is {self.tp} × {self.pp}, but it must divide devices, {self.devices}"
+            )
+        copies = self.devices // (self.tp * self.pp)
+        if copies % self.ep:
+            raise ValueError(
+                f"ep is {self.ep}, but it must divide devices / (tp × pp), which is {copies}"
+            )
+        return self
+
+
 class ModelTraining(Settings):
     """What one model is trained on and how, where that differs from the profile's."""
 
     dataset: str | None = Field(default=None, description="name in datasets.yaml")
     training: dict[str, Any] = Field(default={}, description="training settings")
+    layout: Layout = Field(default=Layout(), description="devices and what they split")
 
 
 class Registries(Settings):

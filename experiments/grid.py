@@ -2,13 +2,22 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import Field, TypeAdapter
 
-from experiments.config import Experiment, ModelTraining, Profile, TrainingSettings
+from experiments.config import (
+    Experiment,
+    Layout,
+    ModelTraining,
+    OptimizerSettings,
+    Profile,
+    TrainingSettings,
+)
 from experiments.corpus_settings import CorpusSettings
 from experiments.model_settings import ModelSettings
 from experiments.settings import ConfigError, Settings, parse
@@ -62,6 +71,7 @@ class PlannedRun:
     experiment: str
     spec: RunSpec
     label: str
+    layout: Layout
     shared_lr: float  # the learning rate that all optimizers of this model have in common
     argument: str = ""  # of the optimizer, where the experiment varies one
     value: Any = None  # of that argument
@@ -130,7 +140,9 @@ def _expand(profile: Profile, name: str, experiment: Experiment) -> list[Planned
     for model_name in experiment.models:
         model = _look_up(profile.models, model_name, f"{where}.models")
         corpus, training = _data_and_training(profile, model_name)
+        layout = profile.by_model.get(model_name, ModelTraining()).layout
         _check_fit(where, model_name, model, corpus, training)
+        _check_layout(model_name, model, layout)
         for optimizer_name, (argument, value), lr, seed in product(
             experiment.optimizers,
             varied or [("", None)],
@@ -138,24 +150,39 @@ def _expand(profile: Profile, name: str, experiment: Experiment) -> list[Planned
             experiment.seeds,
         ):
             entry = _look_up(profile.optimizers, optimizer_name, f"{where}.optimizers")
-            args = entry.args | ({argument: value} if argument else {})
+            varied_args = {argument: value} if argument else {}
             spec = RunSpec(
                 model_name=model_name,
                 model=model,
                 corpus=corpus,
-                optimizer=OptimizerSpec(
-                    name=optimizer_name,
-                    class_path=entry.class_path,
-                    args={
-                        key: _resolve(arg, model, f"optimizers.{optimizer_name}.args.{key}")
-                        for key, arg in args.items()
-                    },
-                ),
+                optimizer=optimizer_spec(optimizer_name, entry, model, varied_args),
                 training=training.model_copy(update={"lr": lr}),
                 seed=seed,
             )
-            runs.append(PlannedRun(name, spec, entry.label, training.lr, argument, value))
+            planned = PlannedRun(name, spec, entry.label, layout, training.lr, argument, value)
+            runs.append(planned)
     return runs
+
+
+def optimizer_spec(
+    name: str,
+    entry: OptimizerSettings,
+    model: ModelSettings,
+    args: Mapping[str, Any] = MappingProxyType({}),
+) -> OptimizerSpec:
+    """Return an entry of optimizers.yaml for one model, some of its arguments replaced.
+
+    Raises:
+        ConfigError: an argument stands for a field that the model does not have.
+    """
+    return OptimizerSpec(
+        name=name,
+        class_path=entry.class_path,
+        args={
+            key: _resolve(value, model, f"optimizers.{name}.args.{key}")
+            for key, value in (entry.args | args).items()
+        },
+    )
 
 
 def _data_and_training(profile: Profile, model_name: str) -> tuple[Corpus, TrainingSettings]:
@@ -198,6 +225,15 @@ def _check_fit(
         raise ConfigError(
             f"{where}: datasets.{corpus.name}.vocab_size is {corpus.settings.vocab_size}, but the"
             f" embedding of {name} has only {model.vocab_size} rows"
+        )
+
+
+def _check_layout(name: str, model: ModelSettings, layout: Layout) -> None:
+    experts = getattr(model, "experts", 1)
+    if experts % layout.ep:
+        raise ConfigError(
+            f"by_model.{name}.layout.ep is {layout.ep}, but it must divide the experts of {name},"
+            f" {experts if experts > 1 else 'which has none'}"
         )
 
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,7 +27,7 @@ def build_model(settings: ModelSettings) -> nn.Module:
 class CausalLM(nn.Module):
     """A causal language model of `transformers`, made from its configuration alone.
 
-    While it trains, its gradient, and not its loss, has the part that balances the loads of experts.
+    While it trains, its gradient, but not its loss, has a part that balances the experts' loads.
     """
 
     def __init__(self, settings: Qwen3Settings | Qwen3MoeSettings | DeepseekV2Settings) -> None:

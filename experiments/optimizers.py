@@ -1,7 +1,6 @@
 """From an entry of optimizers.yaml to an optimizer of a model's parameters."""
 
 import inspect
-from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
@@ -58,15 +57,15 @@ def build_optimizer(
     return optimizer
 
 
-def state_tensors(optimizer: Optimizer) -> Iterable[Tensor]:
-    """Yield every tensor that the optimizer keeps between steps."""
-    for state in optimizer.state.values():
-        yield from (value for value in state.values() if isinstance(value, Tensor))
-
-
 def state_bytes(optimizer: Optimizer) -> int:
-    """Return the bytes of all state tensors, step counters included."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in state_tensors(optimizer))
+    """Return the bytes of all tensors that the optimizer keeps between steps, counters included."""
+    return sum(tensor_bytes(state) for state in optimizer.state.values())
+
+
+def tensor_bytes(state: dict[str, Any]) -> int:
+    """Return the bytes of the tensors of one parameter's state."""
+    tensors = [value for value in state.values() if isinstance(value, Tensor)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
