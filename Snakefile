@@ -101,12 +101,11 @@ rule all:
 
 rule corpus:
     output:
-        expand(
-            "results/corpora/{{corpus}}/{file}",
-            file=["meta.json", "tokens.bin", "tokenizer.json"],
-        ),
+        # Shards are not declared: Snakemake would delete them before a job that goes on with them.
+        "results/corpora/{corpus}/meta.json",
     log:
         "results/logs/corpus_{corpus}.log",
+    threads: workflow.cores
     params:
         spec=lambda wildcards: CORPORA[wildcards.corpus].model_dump_json(),
         folder=lambda wildcards, output: Path(output[0]).parent,

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 
-from experiments.corpus import read_facts
 from experiments.data import check_size
 from experiments.grid import PlannedRun
 from experiments.models import build_model
 from experiments.optimizers import build_optimizer
 from experiments.settings import ConfigError
+from experiments.tokens import verify
 
 
 def check_runs(planned: list[PlannedRun], corpora: Path) -> None:
@@ -20,8 +20,8 @@ def check_runs(planned: list[PlannedRun], corpora: Path) -> None:
         corpora: folder that holds their corpora.
 
     Raises:
-        ConfigError: a run is laid out for several devices, a batch is larger than its corpus, or an
-            optimizer cannot be made.
+        ConfigError: a run is laid out for several devices, a corpus is damaged or smaller than a
+            batch, or an optimizer cannot be made.
     """
     for run in planned:
         if run.layout.devices > 1:
@@ -30,9 +30,9 @@ def check_runs(planned: list[PlannedRun], corpora: Path) -> None:
                 " trains on one device: it must be 1"
             )
     specs = {run.spec.path: run.spec for run in planned}.values()
+    facts = {path: verify(corpora / path) for path in {spec.corpus.path for spec in specs}}
     for spec in specs:
-        facts = read_facts(corpora / spec.corpus.path)
-        check_size(facts, spec.training.batch_size, spec.training.context)
+        check_size(facts[spec.corpus.path], spec.training.batch_size, spec.training.context)
     distinct = {
         (spec.model_name, spec.optimizer.model_dump_json(), spec.training.weight_decay): spec
         for spec in specs

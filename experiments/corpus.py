@@ -1,4 +1,4 @@
-"""A corpus as one stream of tokens on disk: built once, read through a memmap."""
+"""A corpus as one stream of tokens on disk, in shards."""
 
 import hashlib
 import json
@@ -15,10 +15,19 @@ from experiments.files import atomic
 from experiments.settings import ConfigError
 from experiments.sources import documents
 
-END_OF_TEXT = "<|endoftext|>"
-TOKEN_DTYPE = np.uint16
-TOKENIZER_DOCUMENTS = 20_000  # the tokenizer is trained on no more than this; held in memory
-_DOCUMENTS_AT_ONCE = 1_000
+SHARD_DOCUMENTS = 20_000  # held in memory; a tokenizer is trained on the first so many
+_DOCUMENTS_AT_ONCE = 1_000  # encoded at once, on all cores
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A part of a corpus in a file of its own; stands beside it as JSON."""
+
+    file: str  # below the folder of the corpus
+    documents: int
+    tokens: int
+    text_sha256: str
+    sha256: str  # of the file
 
 
 @dataclass(frozen=True)
@@ -30,15 +39,19 @@ class CorpusFacts:
     train_tokens: int
     val_tokens: int
     vocab_size: int
+    dtype: str  # of the tokens: uint16, or uint32 where the vocabulary needs it
     text_sha256: str
     tokens_sha256: str
+    shards: tuple[Shard, ...]
 
 
 def build(name: str, settings: CorpusSettings, folder: Path) -> CorpusFacts:
-    """Train the tokenizer, tokenise every document, and write the three files of a corpus.
+    """Tokenise every document, and write the files of a corpus.
 
-    `tokenizer.json`, then `tokens.bin` (uint16, an end-of-text token behind each document), and
-    last `meta.json`. The last part of the tokens is for validation.
+    `tokenizer.json`, then `shards/00000.bin` and so on (an end-of-text token behind each document),
+    and last `meta.json`. The last part of the tokens is for validation. What an earlier attempt
+    left is not made again: documents are read once more, but only shards that are not there, or
+    that are of another text, are tokenised.
 
     Args:
         name: of the dataset.
@@ -46,22 +59,22 @@ def build(name: str, settings: CorpusSettings, folder: Path) -> CorpusFacts:
         folder: where the files go; made if missing.
 
     Raises:
-        ConfigError: the corpus has too little text to be split.
+        ConfigError: the documents or the tokenizer cannot be read, the tokenizer is not as the
+            settings say, or the corpus has too little text to be split.
     """
     texts = documents(name, settings)
-    first = list(islice(texts, TOKENIZER_DOCUMENTS))
-    tokenizer = train_tokenizer(first, settings.vocab_size)
-    with atomic(folder / "tokenizer.json") as path:
-        tokenizer.save(str(path))
-    count, text, stream = 0, hashlib.sha256(), hashlib.sha256()
-    with atomic(folder / "tokens.bin") as path, path.open("wb") as file:
-        for batch in _batches(chain(first, texts)):
-            count += len(batch)
-            tokens = _encode(tokenizer, batch)
-            text.update("\0".join(batch).encode() + b"\0")
-            stream.update(tokens)
-            file.write(tokens)
-        total = file.tell() // TOKEN_DTYPE().itemsize
+    first = list(islice(texts, SHARD_DOCUMENTS))
+    tokenizer = _tokenizer(name, settings, first, folder / "tokenizer.json")
+    shards = []
+    text = hashlib.sha256()
+    for number, batch in enumerate(_batches(chain(first, texts), SHARD_DOCUMENTS)):
+        text.update(_joined(batch))
+        shard = _existing(folder, number, batch)
+        if shard is None:
+            shard = _write_shard(tokenizer, settings.end_of_text, batch, folder, number)
+            print(f"{shard.file}: {shard.documents} documents, {shard.tokens} tokens", flush=True)
+        shards.append(shard)
+    total = sum(shard.tokens for shard in shards)
     val_tokens = round(total * settings.validation_fraction)
     if not val_tokens:
         raise ConfigError(
@@ -70,12 +83,14 @@ def build(name: str, settings: CorpusSettings, folder: Path) -> CorpusFacts:
         )
     facts = CorpusFacts(
         name=name,
-        documents=count,
+        documents=sum(shard.documents for shard in shards),
         train_tokens=total - val_tokens,
         val_tokens=val_tokens,
         vocab_size=tokenizer.get_vocab_size(),
+        dtype=_dtype(tokenizer).name,
         text_sha256=text.hexdigest(),
-        tokens_sha256=stream.hexdigest(),
+        tokens_sha256=_sha256_of_all(folder / shard.file for shard in shards),
+        shards=tuple(shards),
     )
     with atomic(folder / "meta.json") as path:
         path.write_text(json.dumps(asdict(facts), indent=2) + "\n")
@@ -84,24 +99,18 @@ def build(name: str, settings: CorpusSettings, folder: Path) -> CorpusFacts:
 
 def read_facts(folder: Path) -> CorpusFacts:
     """Return the facts of a corpus that was built."""
-    return CorpusFacts(**json.loads((folder / "meta.json").read_text()))
+    values = json.loads((folder / "meta.json").read_text())
+    return CorpusFacts(**values | {"shards": tuple(Shard(**shard) for shard in values["shards"])})
 
 
-def read_tokens(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return the tokens for training and those for validation, uint16 memmaps of one dimension."""
-    facts = read_facts(folder)
-    tokens = np.memmap(folder / "tokens.bin", dtype=TOKEN_DTYPE, mode="r")
-    return tokens[: facts.train_tokens], tokens[facts.train_tokens :]
-
-
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, end_of_text: str) -> Tokenizer:
     """Train a byte-level BPE, which encodes any text without an unknown token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[END_OF_TEXT],
+        special_tokens=[end_of_text],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -109,12 +118,102 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def _encode(tokenizer: Tokenizer, texts: list[str]) -> np.ndarray:
-    end = tokenizer.token_to_id(END_OF_TEXT)
-    encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-    return np.concatenate([np.array([*e.ids, end], dtype=TOKEN_DTYPE) for e in encodings])
+def _tokenizer(name: str, settings: CorpusSettings, texts: list[str], path: Path) -> Tokenizer:
+    """Return the tokenizer of an earlier attempt, the named one, or one trained on `texts`."""
+    if path.exists():
+        return Tokenizer.from_file(str(path))
+    if settings.tokenizer is None:
+        tokenizer = train_tokenizer(texts, settings.vocab_size, settings.end_of_text)
+    else:
+        tokenizer = _named_tokenizer(name, settings)
+    with atomic(path) as temporary:
+        tokenizer.save(str(temporary))
+    return tokenizer
 
 
-def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
-    while batch := list(islice(texts, _DOCUMENTS_AT_ONCE)):
+def _named_tokenizer(name: str, settings: CorpusSettings) -> Tokenizer:
+    where = f"datasets.{name}"
+    is_file = settings.tokenizer.endswith(".json")
+    try:
+        read = Tokenizer.from_file if is_file else Tokenizer.from_pretrained
+        tokenizer = read(settings.tokenizer)
+    except Exception as error:  # the library raises nothing more special
+        raise ConfigError(
+            f"{where}.tokenizer is {settings.tokenizer!r}, which cannot be read:"
+            f" {' '.join(str(error).split())}"
+        ) from error
+    if tokenizer.get_vocab_size() > settings.vocab_size:
+        raise ConfigError(
+            f"{where}.vocab_size is {settings.vocab_size}, but {settings.tokenizer} has"
+            f" {tokenizer.get_vocab_size()} tokens: it must be at least that"
+        )
+    if tokenizer.token_to_id(settings.end_of_text) is None:
+        raise ConfigError(
+            f"{where}.end_of_text is {settings.end_of_text!r}, but it must be a token of"
+            f" {settings.tokenizer}"
+        )
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def _existing(folder: Path, number: int, texts: list[str]) -> Shard | None:
+    """Return the shard that an earlier attempt made of these texts, if it is whole."""
+    record, path = (folder / _file(number, suffix) for suffix in ("json", "bin"))
+    if not (record.exists() and path.exists()):
+        return None
+    shard = Shard(**json.loads(record.read_text()))
+    is_whole = _sha256_of_all([path]) == shard.sha256
+    is_of_texts = hashlib.sha256(_joined(texts)).hexdigest() == shard.text_sha256
+    return shard if is_whole and is_of_texts else None
+
+
+def _write_shard(
+    tokenizer: Tokenizer, end_of_text: str, texts: list[str], folder: Path, number: int
+) -> Shard:
+    """Tokenise the documents of one shard; write its tokens, then its record."""
+    end, dtype = tokenizer.token_to_id(end_of_text), _dtype(tokenizer)
+    stream = hashlib.sha256()
+    with atomic(folder / _file(number, "bin")) as path, path.open("wb") as file:
+        for batch in _batches(iter(texts), _DOCUMENTS_AT_ONCE):
+            encodings = tokenizer.encode_batch_fast(batch, add_special_tokens=False)
+            tokens = np.concatenate([np.array([*e.ids, end], dtype=dtype) for e in encodings])
+            stream.update(tokens)
+            file.write(tokens)
+        size = file.tell()
+    shard = Shard(
+        file=_file(number, "bin"),
+        documents=len(texts),
+        tokens=size // dtype.itemsize,
+        text_sha256=hashlib.sha256(_joined(texts)).hexdigest(),
+        sha256=stream.hexdigest(),
+    )
+    with atomic(folder / _file(number, "json")) as path:
+        path.write_text(json.dumps(asdict(shard), indent=2) + "\n")
+    return shard
+
+
+def _file(number: int, suffix: str) -> str:
+    return f"shards/{number:05}.{suffix}"
+
+
+def _dtype(tokenizer: Tokenizer) -> np.dtype:
+    """Return the smallest unsigned type that holds every token."""
+    return np.dtype(np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32)
+
+
+def _joined(texts: list[str]) -> bytes:
+    return "\0".join(texts).encode() + b"\0"
+
+
+def _sha256_of_all(paths: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _batches(texts: Iterator[str], size: int) -> Iterator[list[str]]:
+    while batch := list(islice(texts, size)):
         yield batch

@@ -8,8 +8,18 @@ from experiments.settings import Settings
 
 
 class _Corpus(Settings):
+    tokenizer: str | None = Field(
+        default=None,
+        description="name on the Hugging Face hub, or path of a tokenizer.json; none for a"
+        " byte-level BPE that is trained on the text",
+    )
     vocab_size: int = Field(
-        default=4096, gt=256, le=65536, description="size of the byte-level BPE that is trained"
+        default=4096,
+        gt=256,
+        description="size of the BPE that is trained; of another tokenizer, the most it may have",
+    )
+    end_of_text: str = Field(
+        default="<|endoftext|>", description="token behind each document; the tokenizer has it"
     )
     validation_fraction: float = Field(
         default=0.05, gt=0, lt=1, description="share of the tokens, at the end, kept for validation"

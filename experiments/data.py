@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.corpus import CorpusFacts, read_tokens
+from experiments.corpus import CorpusFacts
 from experiments.settings import ConfigError
+from experiments.tokens import TokenStream, read_tokens
 
 
 def check_size(facts: CorpusFacts, batch_size: int, context: int) -> None:
@@ -68,7 +69,6 @@ class TokenBatches:
             for i in range(0, sequences, batch_size)
         ]
 
-    def _windows(self, tokens: np.ndarray, starts: np.ndarray) -> tuple[Tensor, Tensor]:
-        positions = starts[:, None] + np.arange(self.context + 1)
-        windows = torch.from_numpy(tokens[positions].astype(np.int64))
+    def _windows(self, tokens: TokenStream, starts: np.ndarray) -> tuple[Tensor, Tensor]:
+        windows = torch.from_numpy(tokens.windows(starts, self.context + 1))
         return windows[:, :-1], windows[:, 1:]

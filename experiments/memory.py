@@ -23,9 +23,10 @@ def write_memory(path: Path) -> None:
 
     Columns: model, family, parameters, routed_expert_parameters, optimizer, label, state_bytes,
     state_bytes_routed_experts, devices, tp, pp, ep (table 3 of arXiv:2605.10335), and three
-    readings of the MiB (2**20 bytes) a device: mib_per_device, the whole state spread over all devices;
-    mib_per_device_as_paper, which leaves out all but the routed experts of a mixture, as table 1
-    does; mib_per_device_replicated, where tensor, pipeline and expert parallelism alone split it.
+    readings of the MiB (2**20 bytes) a device: mib_per_device, the whole state spread over all
+    devices; mib_per_device_as_paper, which leaves out all but the routed experts of a mixture, as
+    table 1 does; mib_per_device_replicated, where tensor, pipeline and expert parallelism alone
+    split it.
     """
     rows = pd.DataFrame(_rows(load_profile("paper")))
     with atomic(path) as file:

@@ -25,17 +25,25 @@ DOCUMENT_LENGTH = 100_000  # characters at which a long text file is cut
 def fingerprint(name: str, settings: CorpusSettings) -> dict[str, str]:
     """Return what tells one state of a corpus's sources from another.
 
-    That is the version of each package, the sha256 of each text file, and for a dataset of
-    `datasets` the revision its settings name.
+    That is the version of each package, the sha256 of each text file, for a dataset of `datasets`
+    the revision its settings name, and the sha256 of a tokenizer's file.
 
     Raises:
         ConfigError: a package is not installed, or a file is missing, empty or not UTF-8.
     """
     if isinstance(settings, DocstringCorpus):
-        return {package: _version(name, package) for package in settings.packages}
-    if isinstance(settings, TextCorpus):
-        return {path: _file_sha256(name, path) for path in _files(name, settings)}
-    return {settings.path: settings.revision or "latest"}
+        found = {package: _version(name, package) for package in settings.packages}
+    elif isinstance(settings, TextCorpus):
+        found = {path: _file_sha256(name, path) for path in _files(name, settings)}
+    else:
+        found = {settings.path: settings.revision or "latest"}
+    if settings.tokenizer and settings.tokenizer.endswith(".json"):
+        if not Path(settings.tokenizer).is_file():
+            raise ConfigError(
+                f"datasets.{name}.tokenizer is {settings.tokenizer!r}, but no such file exists"
+            )
+        found |= {settings.tokenizer: _file_sha256(name, settings.tokenizer)}
+    return found
 
 
 def documents(name: str, settings: CorpusSettings) -> Iterator[str]:
@@ -82,13 +90,19 @@ def _pieces(text: str) -> Iterator[str]:
 def _huggingface(name: str, settings: HuggingFaceCorpus) -> Iterator[str]:
     from datasets import load_dataset  # takes seconds to import, and only this kind needs it
 
-    rows = load_dataset(
-        settings.path,
-        settings.name,
-        split=settings.split,
-        revision=settings.revision,
-        streaming=settings.streaming,
-    )
+    try:
+        rows = load_dataset(
+            settings.path,
+            settings.name,
+            split=settings.split,
+            revision=settings.revision,
+            streaming=settings.streaming,
+        )
+    except Exception as error:  # of many libraries: no network, no such name, split or revision
+        raise ConfigError(
+            f"datasets.{name}.path is {settings.path!r}, which cannot be read:"
+            f" {' '.join(str(error).split())}"
+        ) from error
     for row in islice(rows, settings.max_documents):
         if not isinstance(row.get(settings.text_field), str):
             raise ConfigError(

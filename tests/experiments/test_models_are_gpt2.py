@@ -7,11 +7,11 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from experiments.config import load_profile
-from experiments.model_settings import ModelSettings
+from experiments.model_settings import GPT2Settings
 from experiments.models import build_model
 
 MODELS = load_profile("laptop").models
-TINY = ModelSettings(family="gpt2", layers=2, width=24, heads=3, context=16, vocab_size=50)
+TINY = GPT2Settings(family="gpt2", layers=2, width=24, heads=3, context=16, vocab_size=50)
 
 
 def parameters(settings):

@@ -8,21 +8,21 @@ import pytest
 import torch
 
 from experiments.config import load_profile
-from experiments.grid import OptimizerSpec, plan
-from experiments.model_settings import ModelSettings
+from experiments.grid import OptimizerSpec, optimizer_spec
+from experiments.model_settings import GPT2Settings
 from experiments.models import build_model
 from experiments.optimizers import build_optimizer, state_bytes
 from experiments.settings import ConfigError
 
 LR, WEIGHT_DECAY, STEPS = 1e-2, 0.1, 12
-MODEL = ModelSettings(family="gpt2", layers=1, width=8, heads=2, context=8, vocab_size=16)
-ENTRIES = load_profile("laptop").optimizers
+MODEL = GPT2Settings(family="gpt2", layers=1, width=8, heads=2, context=8, vocab_size=16)
+HEADS = {"q_proj": 2, "k_proj": 2}
+REGISTRY = load_profile("laptop")
+ENTRIES = REGISTRY.optimizers
 
 
 def spec(name, **changes):
-    entry = ENTRIES[name]
-    args = {k: {"$model.width": 8, "$model.heads": 2}.get(str(v), v) for k, v in entry.args.items()}
-    return OptimizerSpec(name=name, class_path=entry.class_path, args=args | changes)
+    return optimizer_spec(name, ENTRIES[name], MODEL, changes)
 
 
 def decay(theta):
@@ -82,16 +82,17 @@ def adafactor(name, theta, grads):
     return theta
 
 
-def adam_mini(name, theta, grads):
+def adam_mini(name, theta, grads, heads=HEADS):
     """Zhang et al., arXiv:2406.16793, Algorithm 1: Adam with one v for each block.
 
     Blocks (section 2.3): a head of a query or key, an output neuron of a value, projection or MLP
     matrix, a token of an embedding, a whole norm.
     """
-    if "q_proj" in name or "k_proj" in name:
-        blocks = theta.reshape(2, -1)
+    split = [n for part, n in heads.items() if part in name.split(".")]
+    if split:
+        blocks = theta.reshape(split[0], -1)
     elif theta.ndim >= 2:
-        blocks = theta
+        blocks = theta.reshape(-1, theta.shape[-1])
     else:
         blocks = theta.reshape(1, -1)
     m, v = np.zeros_like(blocks), np.zeros((len(blocks), 1))
@@ -122,21 +123,43 @@ def gradients(model, steps):
         }
 
 
-@pytest.mark.parametrize("name", ORACLES)
-def test_an_optimizer_takes_the_steps_of_its_paper(name):
-    torch.manual_seed(0)
-    model = build_model(MODEL)
+def assert_steps(entry, model, oracle, steps):
+    """Take steps with an optimizer, and with its oracle for each parameter."""
     start = {key: p.detach().double().numpy() for key, p in model.named_parameters()}
-    history = list(gradients(model, STEPS))
-    optimizer = build_optimizer(spec(name), model, LR, WEIGHT_DECAY)
+    history = list(gradients(model, steps))
+    optimizer = build_optimizer(entry, model, LR, WEIGHT_DECAY)
     for grads in history:
         for key, param in model.named_parameters():
             param.grad = grads[key].clone()
         optimizer.step()
     for key, param in model.named_parameters():
         of_param = [grads[key].double().numpy() for grads in history]
-        expected = ORACLES[name](key, start[key], of_param)
+        expected = oracle(key, start[key], of_param)
         np.testing.assert_allclose(param.detach(), expected, rtol=1e-4, atol=2e-6, err_msg=key)
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_an_optimizer_takes_the_steps_of_its_paper(name):
+    torch.manual_seed(0)
+    assert_steps(spec(name), build_model(MODEL), ORACLES[name], STEPS)
+
+
+@pytest.mark.parametrize(
+    ("name", "heads"),
+    [
+        ("qwen3-nano", {"q_proj": 4, "k_proj": 2}),
+        ("qwen3-moe-nano", {"q_proj": 4, "k_proj": 2}),
+        ("deepseek-nano", {"q_proj": 4, "kv_b_proj": 4}),  # keys and values of a head together
+    ],
+)
+def test_adam_mini_has_the_blocks_of_each_family(name, heads):
+    settings = REGISTRY.models[name].model_copy(update={"layers": 2, "vocab_size": 64})
+    entry = optimizer_spec("adam-mini", ENTRIES["adam-mini"], settings)
+
+    def oracle(key, theta, grads):
+        return adam_mini(key, theta, grads, heads)
+
+    assert_steps(entry, build_model(settings), oracle, steps=3)
 
 
 @pytest.mark.parametrize("name", ENTRIES)
@@ -159,14 +182,6 @@ def test_every_entry_decays_the_same_parameters(name):
     }
     for param in model.parameters():
         assert grouped[param] == (WEIGHT_DECAY if param.ndim >= 2 else 0.0)
-
-
-def test_the_head_layout_of_adam_mini_is_the_models():
-    run = next(
-        run for run in plan(load_profile("laptop")) if run.spec.optimizer.name == "adam-mini"
-    )
-    assert run.spec.optimizer.args["dim"] == run.spec.model.width
-    assert run.spec.optimizer.args["n_heads"] == run.spec.model.heads
 
 
 @pytest.mark.parametrize(

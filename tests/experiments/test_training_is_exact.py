@@ -34,7 +34,7 @@ def spec(tiny_plan):
     def make(optimizer="adamw", seed=0, args=None, class_path=None, **training):
         entry = ENTRIES[optimizer]
         args = args if args is not None else dict(entry.args)
-        args |= {"dim": 16, "n_heads": 2} if optimizer == "adam-mini" else {}
+        args |= {"head_rows": {"q_proj": 8, "k_proj": 8}} if optimizer == "adam-mini" else {}
         made = OptimizerSpec(name=optimizer, class_path=class_path or entry.class_path, args=args)
         base = tiny_plan(**training)[0].spec
         return base.model_copy(update={"optimizer": made, "seed": seed})

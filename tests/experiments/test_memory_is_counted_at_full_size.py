@@ -1,0 +1,72 @@
+"""The optimizer state of the published models is counted exactly, and meets the paper's table 1."""
+
+import pandas as pd
+import pytest
+import torch
+
+from experiments.config import Layout, load_profile
+from experiments.grid import optimizer_spec
+from experiments.memory import _replicated, count_state, write_memory
+from experiments.models import build_model
+from experiments.optimizers import build_optimizer, state_bytes
+
+REGISTRY = load_profile("paper")
+
+# MiB a device, table 1 of arXiv:2605.10335.
+TABLE_1 = {
+    "deepseek-v2-lite": {"adamw": 429.0, "powerstep-int8": 55.3},
+    "qwen3-30b-a3b": {"adamw": 864.0, "powerstep-int8": 111.4},
+    "qwen3-32b": {"adamw": 976.5, "powerstep-int8": 125.9},
+    "qwen3-235b-a22b": {"adamw": 6768.0, "powerstep-int8": 872.4},
+}
+
+
+@pytest.fixture(scope="module")
+def memory(tmp_path_factory):
+    path = tmp_path_factory.mktemp("memory") / "memory.csv"
+    write_memory(path)
+    return pd.read_csv(path).set_index(["model", "optimizer"])
+
+
+def test_table_1_is_met_to_a_tenth_of_a_mebibyte(memory):
+    for model, row in TABLE_1.items():
+        for optimizer, published in row.items():
+            ours = round(memory.loc[(model, optimizer), "mib_per_device_as_paper"], 1)
+            assert ours == pytest.approx(published, abs=0.1 + 1e-9), (model, optimizer)
+
+
+def test_every_published_model_and_every_optimizer_stands_there(memory):
+    assert set(memory.index.get_level_values("model")) == set(REGISTRY.by_model)
+    assert len(REGISTRY.by_model) == 10
+    assert len(memory) == 10 * len(REGISTRY.optimizers)
+
+
+def test_the_whole_model_is_its_parameters_times_the_states_bytes(memory):
+    for name in REGISTRY.by_model:
+        for optimizer, size in {"adamw": 8, "powerstep": 4, "powerstep-int8": 1.03125}.items():
+            row = memory.loc[(name, optimizer)]
+            assert row["state_bytes"] == pytest.approx(row["parameters"] * size, rel=1e-5)
+            by_device = row["state_bytes"] / row["devices"] / 2**20
+            assert row["mib_per_device"] == pytest.approx(by_device)
+
+
+@pytest.mark.parametrize("optimizer", REGISTRY.optimizers)
+@pytest.mark.parametrize("name", ["gpt2-pico", "qwen3-nano", "qwen3-moe-nano", "deepseek-nano"])
+def test_what_is_counted_without_memory_is_what_is_allocated_with_it(name, optimizer):
+    settings = REGISTRY.models[name].model_copy(update={"vocab_size": 256, "layers": 3})
+    spec = optimizer_spec(optimizer, REGISTRY.optimizers[optimizer], settings)
+    with torch.device("meta"):
+        on_meta = build_model(settings)
+    counted = count_state(spec, on_meta)
+    model = build_model(settings)
+    for param in model.parameters():
+        param.grad = torch.randn_like(param)
+    allocated = build_optimizer(spec, model, lr=1e-3, weight_decay=0.1)
+    allocated.step()
+    assert sum(counted.values()) == state_bytes(allocated)
+
+
+def test_without_sharding_a_copy_of_the_model_holds_its_state_alone():
+    # 100 bytes, 60 of them of experts: 40 / (2 · 2) and 60 / (2 · 2 · 3).
+    layout = Layout(devices=24, tp=2, pp=2, ep=3)
+    assert _replicated(100, 60, layout) == pytest.approx(40 / 4 + 60 / 12)
