@@ -6,8 +6,17 @@ its class gives that reading too.
 
 from powerstep.baselines.adams import AdamS
 from powerstep.baselines.adamw_int8 import NaiveAdamWInt8
+from powerstep.baselines.muon import MuonAdamW, MuonPowerStep
 from powerstep.baselines.pbsgdm import PbSGDM
 from powerstep.baselines.signsgd import SignSGD
 from powerstep.baselines.stacey import Stacey
 
-__all__ = ["AdamS", "NaiveAdamWInt8", "PbSGDM", "SignSGD", "Stacey"]
+__all__ = [
+    "AdamS",
+    "MuonAdamW",
+    "MuonPowerStep",
+    "NaiveAdamWInt8",
+    "PbSGDM",
+    "SignSGD",
+    "Stacey",
+]

@@ -1,0 +1,159 @@
+"""Muon on the hidden matrices, with PowerStep or AdamW on all other parameters."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from powerstep.base import ElementwiseOptimizer, Rule, at_least, betas
+from powerstep.optimizer import PowerStep
+
+NamedParameters = Iterable[tuple[str, nn.Parameter]]
+
+MOMENTUM = 0.95
+RMS = 0.2  # of an AdamW update, which Muon's is scaled to
+# Of the quintic Newton-Schulz iteration of Jordan's Muon (kellerjordan.github.io/posts/muon), whose
+# steep slope at 0 brings singular values to about 0.7 to 1.2 in five steps.
+_COEFFICIENTS, _ITERATIONS, _EPS = (3.4445, -4.7750, 2.0315), 5, 1e-7
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """Return U·V^T, nearly, of each matrix U·S·V^T.
+
+    Args:
+        matrices: fp32, shape (…, rows, columns); each matrix is treated alone.
+
+    Returns:
+        A new tensor of the same shape, whose singular values lie around 1.
+    """
+    is_tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if is_tall else matrices
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=_EPS)
+    a, b, c = _COEFFICIENTS
+    for _ in range(_ITERATIONS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if is_tall else x
+
+
+class _MuonOnMatrices(ElementwiseOptimizer):
+    """Takes Muon's step on hidden matrices, and leaves the rest to the class beside it.
+
+        m ← μ·m + (1-μ)·g;  n ← μ·m + (1-μ)·g                    Nesterov
+        θ ← (1-η·λ)·θ - η·0.2·√max(rows, columns)·U·V^T of n
+
+    The factor gives the step the size of AdamW's (Liu et al., arXiv:2502.16982, section 2.2), so
+    that one learning rate serves all parameters.
+    """
+
+    def _new_state(self, param: Tensor, group: dict[str, Any]) -> None:
+        if not group["is_matrix"]:
+            super()._new_state(param, group)
+        elif isinstance(param, DTensor):
+            raise RuntimeError("Muon needs whole matrices: it takes no sharded parameters")
+        else:
+            self.state[param]["momentum"] = torch.zeros_like(param, dtype=torch.float32)
+
+    def _step_group(self, params: Sequence[Tensor], group: dict[str, Any]) -> None:
+        if not group["is_matrix"]:
+            super()._step_group(params, group)
+            return
+        for param in params:
+            momentum, grad = self.state[param]["momentum"], param.grad.float()
+            momentum.lerp_(grad, 1 - MOMENTUM)
+            update = orthogonalised(grad.lerp(momentum, MOMENTUM))
+            scale = RMS * math.sqrt(max(param.shape[-2:]))
+            theta = param.float() * (1 - group["lr"] * group["weight_decay"])
+            param.copy_(theta - group["lr"] * scale * update)
+
+
+class MuonPowerStep(_MuonOnMatrices, PowerStep):
+    """Muon on hidden matrices, PowerStep on embeddings, output layer and vectors.
+
+    Section 5.6 of arXiv:2605.10335, version 2. A tensor of three dimensions holds the matrices of
+    several experts, each of which is orthogonalised alone.
+
+    Args:
+        named_parameters: names and parameters of a model whose matrices are one linear map each;
+            a matrix is not hidden where its name has "embed" or "lm_head" in it.
+        lr: η, the learning rate of all parameters; at least 0.
+        gamma: γ of PowerStep, in [0, 1].
+        beta: β of PowerStep, in [0, 1].
+        weight_decay: λ, decoupled; at least 0.
+
+    Raises:
+        ValueError: an argument lies outside the range given here.
+    """
+
+    def __init__(
+        self,
+        named_parameters: NamedParameters,
+        lr: float | Tensor,
+        gamma: float = 0.9,
+        beta: float = 0.1,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(_groups(named_parameters), lr, gamma, beta, weight_decay)
+
+
+class MuonAdamW(_MuonOnMatrices):
+    """Muon on hidden matrices, AdamW on embeddings, output layer and vectors (arXiv:2502.16982).
+
+    Args:
+        named_parameters: as of `MuonPowerStep`.
+        lr: η, the learning rate of all parameters; at least 0.
+        betas: of AdamW, each in [0, 1).
+        eps: of AdamW; at least 0.
+        weight_decay: λ, decoupled; at least 0.
+
+    Raises:
+        ValueError: an argument lies outside the range given here.
+    """
+
+    buffers = ("exp_avg", "exp_avg_sq")
+    counts_steps = True
+    rules: ClassVar[dict[str, Rule]] = {"betas": betas(), "eps": at_least(0)}
+
+    def __init__(
+        self,
+        named_parameters: NamedParameters,
+        lr: float | Tensor,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(_groups(named_parameters), defaults)
+
+    def _update(
+        self,
+        theta: Tensor,
+        grad: Tensor,
+        buffers: Sequence[Tensor],
+        group: dict[str, Any],
+        step: int,
+    ) -> None:
+        exp_avg, exp_avg_sq = buffers
+        (beta1, beta2), lr = group["betas"], group["lr"]
+        exp_avg.lerp_(grad, 1 - beta1)
+        exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        root = exp_avg_sq.div(1 - beta2**step).sqrt_().add_(group["eps"])
+        theta.mul_(1 - lr * group["weight_decay"])
+        theta.sub_(exp_avg / root, alpha=lr / (1 - beta1**step))
+
+
+def _groups(named_parameters: NamedParameters) -> list[dict[str, Any]]:
+    """Return hidden matrices, other matrices, and vectors, as far as there are any."""
+    matrices, others, vectors = [], [], []
+    for name, param in named_parameters:
+        is_hidden = "embed" not in name and "lm_head" not in name
+        (vectors if param.ndim < 2 else matrices if is_hidden else others).append(param)
+    groups = [
+        {"params": matrices, "is_matrix": True},
+        {"params": others, "is_matrix": False},
+        {"params": vectors, "is_matrix": False},
+    ]
+    return [group for group in groups if group["params"]]
