@@ -41,6 +41,10 @@ def main(arguments: list[str] | None = None) -> None:
     command.add_argument("--output", type=Path, required=True, help="the counts, as CSV")
     command.set_defaults(run=run_memory)
 
+    command = commands.add_parser("convergence", help="measure convergence on a noisy problem")
+    command.add_argument("--output", type=Path, required=True, help="the curves, as CSV")
+    command.set_defaults(run=run_convergence)
+
     options = parser.parse_args(arguments)
     try:
         options.run(options)
@@ -88,6 +92,13 @@ def run_memory(options: argparse.Namespace) -> None:
     from experiments.memory import write_memory
 
     write_memory(options.output)
+
+
+def run_convergence(options: argparse.Namespace) -> None:
+    """Measure rate and floor of convergence."""
+    from experiments.convergence import write_convergence
+
+    write_convergence(options.output)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,117 @@
+"""What all figures share: their size, how they are written, labels at lines, and marked gaps."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas as pd
+
+from experiments.files import atomic
+
+mpl.use("agg")
+
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+STYLE = Path(__file__).parent / "style.mplstyle"
+COLUMN_WIDTH, PAGE_WIDTH = 3.3, 6.8  # inches
+
+Label = tuple[float, str, object]  # height in data, text, colour
+
+
+def new(columns: int = 1, rows: int = 1, height: float = 2.4) -> tuple[Figure, Sequence[Axes]]:
+    """Return a figure, of a column's width or of a page's, and its axes in reading order."""
+    width = COLUMN_WIDTH if columns == 1 else PAGE_WIDTH
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height * rows), squeeze=False)
+    return figure, axes.ravel()
+
+
+def write(figure: Figure, data: pd.DataFrame, target: Path) -> None:
+    """Write a figure as PDF for papers, PNG for screens, and what it shows as CSV."""
+    for suffix, metadata in {".pdf": {"CreationDate": None}, ".png": None}.items():
+        with atomic(target.with_suffix(suffix)) as path:
+            figure.savefig(path, metadata=metadata)
+    with atomic(target.with_suffix(".csv")) as path:
+        data.to_csv(path, index=False)
+    plt.close(figure)
+
+
+def label_ends(axis: Axes, x: float, labels: Sequence[Label]) -> None:
+    """Write labels to the right of x, each as near to its height as the others leave it room.
+
+    A thin line leads from the height to a label that had to give way.
+    """
+    if not labels:
+        return
+    low, high = axis.get_ylim()
+    to_display = axis.transData.transform
+    height_pt = (to_display((x, high))[1] - to_display((x, low))[1]) * 72 / axis.figure.dpi
+    gap = 1.15 * mpl.rcParams["legend.fontsize"] / height_pt  # of the axis' height
+    ordered = sorted(labels, key=lambda label: label[0])
+    wanted = [min(max((y - low) / (high - low), 0.0), 1.0) for y, _, _ in ordered]
+    for (_, text, color), start, end in zip(ordered, wanted, spread(wanted, gap), strict=True):
+        axis.annotate(
+            text,
+            xy=(x, start),
+            xycoords=("data", "axes fraction"),
+            xytext=(12, (end - start) * height_pt),
+            textcoords="offset points",
+            color=color,
+            fontsize=mpl.rcParams["legend.fontsize"],
+            verticalalignment="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.4, "shrinkB": 0},
+        )
+
+
+def spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Move sorted heights apart until neighbours differ by `gap`, each group around its mean."""
+    groups: list[list[float]] = []
+    for height in heights:
+        groups.append([height])
+        while len(groups) > 1 and _top(groups[-2], gap) + gap > _bottom(groups[-1], gap):
+            last = groups.pop()
+            groups[-1] += last
+    return [_bottom(group, gap) + i * gap for group in groups for i in range(len(group))]
+
+
+def _bottom(group: list[float], gap: float) -> float:
+    return sum(group) / len(group) - gap * (len(group) - 1) / 2
+
+
+def _top(group: list[float], gap: float) -> float:
+    return _bottom(group, gap) + gap * (len(group) - 1)
+
+
+def tell_gaps(axis: Axes, runs: pd.DataFrame) -> None:
+    """Say inside a figure which of its runs are missing."""
+    missing = runs[runs["status"] == "missing"].drop_duplicates("run")
+    if missing.empty:
+        return
+    named = [f"{row.label} seed {row.seed}" for row in missing.itertuples()]
+    few = len(named) <= 3
+    text = ", ".join(named) if few else f"{len(named)} of {runs['run'].nunique()} runs"
+    axis.text(
+        0.02, 0.02, f"missing: {text}", transform=axis.transAxes, fontsize=6, fontstyle="italic"
+    )
+
+
+def zoom(axis: Axes, curves: Sequence[tuple[Sequence[float], Sequence[float]]]) -> None:
+    """Leave out heights under which the rest would be one line.
+
+    Those are the first tenth of the steps, and losses that end above where they began.
+
+    Args:
+        axis: to set the range of.
+        curves: x and y of each line, finite.
+    """
+    curves = [(x, y) for x, y in curves if len(x) > 1]
+    if not curves:  # every run diverged before its second point
+        return
+    falling = [(x, y) for x, y in curves if y[-1] <= y[0]] or curves
+    begin = max(x[-1] for x, _ in falling) / 10
+    late = [height for x, y in falling for at, height in zip(x, y, strict=True) if at >= begin]
+    if late:
+        margin = 0.05 * (max(late) - min(late)) or 0.1
+        axis.set_ylim(min(late) - margin, max(late) + margin)

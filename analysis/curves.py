@@ -1,0 +1,166 @@
+"""Figures of losses over steps, tokens and time."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import stats
+
+from analysis import canvas
+from analysis.frames import Results
+from analysis.looks import Look, line_style, look, sequence
+
+SMOOTHING = 20  # rows over which the loss of single batches is averaged
+_LINE = ["optimizer", "label", "argument", "value", "lr"]
+_SYMBOLS = {"beta": "β", "gamma": "γ"}
+
+
+def loss_curves(results: Results) -> tuple[Figure, pd.DataFrame]:
+    """Draw training and validation loss over steps.
+
+    A line is the mean over seeds with its 95 % interval where every planned seed completed.
+    Otherwise each seed that is there has a thin line of its own, since a mean over the rest would
+    flatter: one that diverged is drawn up to the divergence, and a cross marks it.
+    """
+    drawn = [
+        _loss_of_steps(line, results.metrics, panel, window)
+        for panel, window in (("train", SMOOTHING), ("validation", 1))
+        for line in _lines(results.runs)
+    ]
+    data = _joined(drawn)
+    figure, axes = canvas.new(columns=2)
+    for axis, panel in zip(axes, ("train", "validation"), strict=True):
+        _draw(axis, data[data["panel"] == panel], results.runs, "step")
+        axis.set(xlabel="step", title=f"{_model(results.runs)}: {_TITLES[panel]}")
+    axes[0].set_ylabel("loss (nats per token)")
+    _label(axes[1], data[data["panel"] == "validation"], results.runs, "step")
+    canvas.tell_gaps(axes[0], results.runs)
+    return figure, data
+
+
+def loss_over_cost(results: Results) -> tuple[Figure, pd.DataFrame]:
+    """Draw the validation loss over tokens, and over the time of the steps before it.
+
+    The time of a run's step is its median; validation and start are left out. Lines are drawn as
+    by `loss_curves`.
+    """
+    data = _joined(
+        _loss_of_steps(line, results.metrics, "validation", 1) for line in _lines(results.runs)
+    )
+    figure, axes = canvas.new(columns=2)
+    for axis, x, label in ((axes[0], "tokens", "tokens"), (axes[1], "minutes", "minutes")):
+        _draw(axis, data, results.runs, x)
+        axis.set(xlabel=label, title=_model(results.runs))
+    axes[0].set_ylabel("validation loss (nats per token)")
+    _label(axes[1], data, results.runs, "minutes")
+    canvas.tell_gaps(axes[0], results.runs)
+    return figure, data
+
+
+_TITLES = {"train": "training", "validation": "validation"}
+_COLUMNS = ["panel", "line", "seed", "step", "tokens", "minutes", "loss", "low", "high", "n"]
+
+
+def _lines(runs: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Yield the runs of each line, one a seed, with the line's name."""
+    looks = _looks(runs)
+    for name, line in runs.assign(line=_names(runs)).groupby("line", sort=False):
+        yield line.drop_duplicates("seed").assign(line=name, look=[looks[name]] * len(line))
+
+
+def _names(runs: pd.DataFrame) -> list[str]:
+    """Name each run's line by what differs within the figure."""
+    several = {column: runs[column].nunique() > 1 for column in ("label", "lr")}
+    names = []
+    for row in runs.itertuples():
+        parts = [row.label] if several["label"] or not (row.argument or several["lr"]) else []
+        if row.argument:
+            parts.append(f"{_SYMBOLS.get(row.argument, row.argument)} = {row.value}")
+        if several["lr"]:
+            parts.append(f"lr {row.lr:g}")
+        names.append(", ".join(parts))
+    return names
+
+
+def _looks(runs: pd.DataFrame) -> dict[str, Look]:
+    """Return the look of each line: its optimizer's, or one of a sequence if that is the same."""
+    lines = runs.assign(line=_names(runs)).drop_duplicates("line")
+    if lines["optimizer"].nunique() == 1 and len(lines) > 1:
+        return dict(zip(lines["line"], sequence(len(lines)), strict=True))
+    rates = sorted(lines["lr"].unique())
+    looks = {row.line: look(row.optimizer) for row in lines.itertuples()}
+    if len(rates) > 1:  # of several optimizers: the colour tells the optimizer, the style the rate
+        for row in lines.itertuples():
+            looks[row.line] = looks[row.line] | {"linestyle": line_style(rates.index(row.lr))}
+    return looks
+
+
+def _loss_of_steps(
+    line: pd.DataFrame, metrics: pd.DataFrame, panel: str, window: int
+) -> pd.DataFrame:
+    """Return what one line shows: the mean over seeds, or each seed where one did not complete."""
+    column = "train_loss" if panel == "train" else "val_loss"
+    rows = metrics[metrics["run"].isin(line["run"]) & np.isfinite(metrics[column].astype(float))]
+    rows = rows.merge(line[["run", "seed", "line"]], on="run")
+    seconds = rows.groupby("run")["step_seconds"].transform("median")
+    rows = rows.assign(minutes=rows["step"] * seconds / 60)
+    losses = rows.pivot_table(index="step", columns="seed", values=column, observed=True)
+    losses = losses.astype(float).rolling(window, min_periods=1).mean()
+    cost = rows.groupby("step")[["tokens", "minutes"]].mean()
+    if (line["status"] == "completed").all():
+        n = losses.shape[1]
+        half = stats.t.ppf(0.975, n - 1) * losses.sem(axis=1) if n > 1 else np.nan
+        mean = losses.mean(axis=1)
+        shown = pd.DataFrame({"loss": mean, "low": mean - half, "high": mean + half})
+        shown = shown.join(cost).reset_index().assign(seed="", n=n)
+    else:
+        shown = losses.melt(ignore_index=False, var_name="seed", value_name="loss").dropna()
+        shown = shown.join(cost).reset_index().assign(low=np.nan, high=np.nan, n=1)
+    return shown.assign(panel=panel, line=line["line"].iloc[0])[_COLUMNS]
+
+
+def _joined(frames: Iterator[pd.DataFrame] | list[pd.DataFrame]) -> pd.DataFrame:
+    filled = [frame for frame in frames if len(frame)]
+    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=_COLUMNS)
+
+
+def _draw(axis: Axes, data: pd.DataFrame, runs: pd.DataFrame, x: str) -> None:
+    """Draw every line and seed of `data`, and choose the range of losses."""
+    looks = _looks(runs)
+    named = runs.assign(line=_names(runs)).set_index(["line", "seed"])["status"].to_dict()
+    curves = []
+    for (line, seed), rows in data.groupby(["line", "seed"], sort=False):
+        style = {key: looks[line][key] for key in ("color", "linestyle")}
+        width = 1.2 if seed == "" else 0.6
+        axis.plot(rows[x], rows["loss"], label=line, linewidth=width, **style)
+        axis.fill_between(
+            rows[x].astype(float),
+            rows["low"].astype(float),
+            rows["high"].astype(float),
+            color=style["color"],
+            alpha=0.15,
+            linewidth=0,
+        )
+        curves.append((rows[x].to_numpy(), rows["loss"].to_numpy()))
+    canvas.zoom(axis, curves)
+    low, high = axis.get_ylim()
+    for (line, seed), rows in data.groupby(["line", "seed"], sort=False):
+        if named.get((line, seed)) == "diverged":
+            end = rows.iloc[-1]
+            height = min(max(end["loss"], low), high)  # on the edge where it left the range
+            axis.plot(end[x], height, "x", color=looks[line]["color"], clip_on=False, markersize=4)
+
+
+def _label(axis: Axes, data: pd.DataFrame, runs: pd.DataFrame, x: str) -> None:
+    """Name each line at the right edge."""
+    looks = _looks(runs)
+    ends = data.groupby(["line", "seed"], sort=False).last().groupby("line", sort=False)["loss"]
+    labels = [(end, line, looks[line]["color"]) for line, end in ends.mean().items()]
+    if labels:
+        canvas.label_ends(axis, float(data[x].max()), labels)
+
+
+def _model(runs: pd.DataFrame) -> str:
+    return ", ".join(runs["model"].unique())

@@ -1,0 +1,58 @@
+"""One look for each optimizer in every figure, and looks for the values of one of them."""
+
+import seaborn as sns
+
+Look = dict[str, object]
+
+_SOLID, _DASHED, _DOTTED = "-", (0, (4, 1.5)), (0, (1, 1))
+_DASH_DOT, _DASH_DOT_DOT, _SHORT = (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (2, 1))
+_CYCLE = (_SOLID, _DASHED, _DASH_DOT, _DOTTED, _DASH_DOT_DOT, _SHORT)
+
+# Colours that differ to the colour-blind (Okabe and Ito, and Tol's muted ones), and line styles and
+# markers that differ in grey.
+_LOOKS = {
+    "adamw": ("#000000", _SOLID, "o"),
+    "adamw-int8": ("#000000", _DOTTED, "X"),
+    "adam": ("#7f7f7f", _DASHED, "o"),
+    "powerstep": ("#d55e00", _SOLID, "s"),
+    "powerstep-int8": ("#e69f00", _DASHED, "D"),
+    "powerstep-bf16": ("#e69f00", _DOTTED, "d"),
+    "powerstep-int4": ("#a63603", _SHORT, "P"),
+    "adafactor": ("#0072b2", _DOTTED, "^"),
+    "lion": ("#009e73", _DASH_DOT, "v"),
+    "adam-mini": ("#cc79a7", _DASH_DOT_DOT, "<"),
+    "adams": ("#56b4e9", _SOLID, ">"),
+    "adams-bias-corrected": ("#56b4e9", _SHORT, "p"),
+    "signsgd": ("#882255", _SOLID, "*"),
+    "pbsgdm": ("#117733", _SOLID, "h"),
+    "pbsgdm-decay-in-momentum": ("#117733", _SHORT, "H"),
+    "stacey": ("#332288", _DASHED, "8"),
+    "stacey-dual-in-direction": ("#332288", _DOTTED, "$+$"),
+    "muon": ("#999933", _SOLID, "$m$"),
+    "muon-powerstep": ("#999933", _DASHED, "$p$"),
+}
+_OTHER_COLORS = sns.color_palette("husl", 8).as_hex()
+
+
+def look(optimizer: str) -> Look:
+    """Return the colour, line style and marker of an optimizer.
+
+    One that is not of this project gets a look that depends on its name alone.
+    """
+    other = (_OTHER_COLORS[sum(optimizer.encode()) % len(_OTHER_COLORS)], _SOLID, ".")
+    color, linestyle, marker = _LOOKS.get(optimizer, other)
+    return {"color": color, "linestyle": linestyle, "marker": marker}
+
+
+def sequence(number: int) -> list[Look]:
+    """Return looks of ordered values, light to dark, whose line styles differ in grey."""
+    colors = sns.color_palette("flare", number).as_hex()
+    return [
+        {"color": color, "linestyle": _CYCLE[i % len(_CYCLE)], "marker": "."}
+        for i, color in enumerate(colors)
+    ]
+
+
+def line_style(number: int) -> object:
+    """Return one of the line styles, for what is told apart by them alone."""
+    return _CYCLE[number % len(_CYCLE)]

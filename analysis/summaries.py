@@ -1,0 +1,107 @@
+"""Figures of final losses over learning rate and over optimizer state."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import canvas
+from analysis.frames import Results
+from analysis.looks import look
+from analysis.losses import best_lr, final_losses
+
+
+def loss_over_lr(results: Results) -> tuple[Figure, pd.DataFrame]:
+    """Draw the final validation loss of every optimizer over its highest learning rate.
+
+    A line is broken where a rate has a missing seed; a cross at the top stands for a rate at which
+    one diverged. A ring marks the best rate.
+    """
+    data = final_losses(results.runs)
+    best = best_lr(results.runs).set_index("optimizer")["lr"].to_dict()
+    data["best"] = [best.get(row.optimizer) == row.lr for row in data.itertuples()]
+    figure, (axis,) = canvas.new(height=3.2)
+    figure.set_figwidth(canvas.PAGE_WIDTH * 0.7)
+    for optimizer, rows in data.sort_values("lr").groupby("optimizer", sort=False):
+        style = look(optimizer)
+        axis.errorbar(rows["lr"], rows["mean"], rows["ci95"], capsize=2, markersize=3, **style)
+        ring = rows[rows["best"]]
+        axis.plot(
+            ring["lr"],
+            ring["mean"],
+            "o",
+            markersize=8,
+            markerfacecolor="none",
+            color=style["color"],
+        )
+    shown = data["mean"].dropna()
+    if len(shown):
+        margin = 0.08 * (shown.max() - shown.min()) or 0.1
+        axis.set_ylim(shown.min() - margin, shown.max() + margin)
+    top = axis.get_ylim()[1]
+    diverged = data[data["diverged"] > 0]
+    for row in diverged.itertuples():
+        axis.plot(row.lr, top, "x", color=look(row.optimizer)["color"], clip_on=False)
+    axis.set(
+        xscale="log",
+        xlabel="highest learning rate",
+        ylabel="final validation loss (nats per token)",
+        title=", ".join(results.runs["model"].unique()),
+    )
+    ends = data.dropna(subset="mean").sort_values("lr").groupby("label", sort=False).last()
+    labels = [
+        (row["mean"], label, look(row["optimizer"])["color"]) for label, row in ends.iterrows()
+    ]
+    canvas.label_ends(axis, float(data["lr"].max()), labels)
+    canvas.tell_gaps(axis, results.runs)
+    return figure, data
+
+
+def loss_over_state(results: Results) -> tuple[Figure, pd.DataFrame]:
+    """Draw final validation loss over the bytes of optimizer state, which the paper trades.
+
+    Filled marks have the shared learning rate, open ones each optimizer's own best.
+    """
+    runs = results.runs[results.runs["argument"] == ""]
+    size = (runs["state_bytes"] / runs["parameters"]).groupby(runs["optimizer"]).mean()
+    shared = final_losses(runs[runs["lr"] == runs["shared_lr"]]).assign(protocol="shared lr")
+    own = best_lr(runs).assign(protocol="own best lr")
+    data = pd.concat([shared, own], ignore_index=True)
+    data["state_bytes_per_parameter"] = data["optimizer"].map(size)
+    figure, (axis,) = canvas.new(height=3.2)
+    figure.set_figwidth(canvas.PAGE_WIDTH * 0.7)
+    for row in data.dropna(subset=["mean", "state_bytes_per_parameter"]).itertuples():
+        style = look(row.optimizer)
+        axis.errorbar(
+            row.state_bytes_per_parameter,
+            row.mean,
+            row.ci95,
+            color=style["color"],
+            marker=style["marker"],
+            markersize=5,
+            elinewidth=0.5,
+            markerfacecolor=style["color"] if row.protocol == "shared lr" else "white",
+        )
+    sizes = data["state_bytes_per_parameter"].dropna()
+    axis.set_xscale("log", base=2)
+    if len(sizes):
+        axis.set_xlim(sizes.min() / 1.4, sizes.max() * 2.6)
+        means = data["mean"].dropna()
+        if len(means):
+            margin = 0.1 * (means.max() - means.min()) or 0.1
+            axis.set_ylim(means.min() - margin, means.max() + margin)
+        axis.set_xticks(sorted({round(size, 2) for size in sizes}))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.minorticks_off()
+    axis.set(
+        xlabel="optimizer state (bytes per parameter)",
+        ylabel="final validation loss (nats per token)",
+        title=", ".join(results.runs["model"].unique()),
+    )
+    placed = data.dropna(subset=["mean", "state_bytes_per_parameter"])
+    first = placed.drop_duplicates("optimizer")
+    for _, at_size in first.groupby(first["state_bytes_per_parameter"].round(2)):
+        labels = [
+            (row.mean, row.label, look(row.optimizer)["color"]) for row in at_size.itertuples()
+        ]
+        canvas.label_ends(axis, float(at_size["state_bytes_per_parameter"].iloc[0]), labels)
+    canvas.tell_gaps(axis, results.runs)
+    return figure, data
