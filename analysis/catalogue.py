@@ -66,7 +66,7 @@ def figures(plan: Iterable[Row]) -> dict[str, Artefact]:
             "convergence",
             "convergence",
             "Least expected squared gradient norm so far, over steps, on a noisy non-convex problem"
-            " (claim 10), with η/√t. Bands are 95 % intervals over seeds.",
+            " (claim 10), with η/√t: mean over 8 seeds.",
             needs=("convergence.csv",),
         ),
     ]

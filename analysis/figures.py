@@ -46,7 +46,7 @@ def transform(_: Results) -> tuple[Figure, pd.DataFrame]:
         axis.plot(x, y, color=style["color"], linestyle=style["linestyle"])
         frames.append(pd.DataFrame({"beta": beta, "x": x, "y": y}))
         ends.append((y[-1], f"β = {beta:g}", style["color"]))
-    axis.set(xlabel="x", ylabel="Φ_β(x)")
+    axis.set(xlabel="x", ylabel=r"$\Phi_\beta(x)$")
     canvas.label_ends(axis, x[-1], ends)
     return figure, pd.concat(frames, ignore_index=True)
 
@@ -85,14 +85,6 @@ def convergence(results: Results) -> tuple[Figure, pd.DataFrame]:
         for beta, line in rows.groupby("beta"):
             style = {key: styles[beta][key] for key in ("color", "linestyle")}
             axis.plot(line["step"], line["min_grad_norm_sq"], label=f"β = {beta:g}", **style)
-            axis.fill_between(
-                line["step"],
-                line["low"].clip(lower=line["min_grad_norm_sq"] / 100),
-                line["high"],
-                color=style["color"],
-                alpha=0.15,
-                linewidth=0,
-            )
         first = rows["min_grad_norm_sq"].max()
         steps = np.array([rows["step"].min(), rows["step"].max()], dtype=float)
         axis.plot(steps, first / np.sqrt(steps), color="0.5", linewidth=0.6, label="1/√T")

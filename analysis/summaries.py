@@ -1,5 +1,6 @@
 """Figures of final losses over learning rate and over optimizer state."""
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -88,20 +89,19 @@ def loss_over_state(results: Results) -> tuple[Figure, pd.DataFrame]:
         if len(means):
             margin = 0.1 * (means.max() - means.min()) or 0.1
             axis.set_ylim(means.min() - margin, means.max() + margin)
-        axis.set_xticks(sorted({round(size, 2) for size in sizes}))
         axis.xaxis.set_major_formatter("{x:g}")
-        axis.minorticks_off()
     axis.set(
         xlabel="optimizer state (bytes per parameter)",
         ylabel="final validation loss (nats per token)",
         title=", ".join(results.runs["model"].unique()),
     )
     placed = data.dropna(subset=["mean", "state_bytes_per_parameter"])
-    first = placed.drop_duplicates("optimizer")
-    for _, at_size in first.groupby(first["state_bytes_per_parameter"].round(2)):
+    placed = placed.drop_duplicates("optimizer")
+    # Labels of sizes that are nearly the same stand in one column, or they would overlap.
+    for _, column in placed.groupby(np.log2(placed["state_bytes_per_parameter"]).round()):
         labels = [
-            (row.mean, row.label, look(row.optimizer)["color"]) for row in at_size.itertuples()
+            (row.mean, row.label, look(row.optimizer)["color"]) for row in column.itertuples()
         ]
-        canvas.label_ends(axis, float(at_size["state_bytes_per_parameter"].iloc[0]), labels)
+        canvas.label_ends(axis, float(column["state_bytes_per_parameter"].max()), labels)
     canvas.tell_gaps(axis, results.runs)
     return figure, data

@@ -56,9 +56,10 @@ def test_a_known_rate_and_floor_are_found():
     noise = 1 + 0.01 * np.random.default_rng(0).normal(size=(len(steps), 8))
     pure = fit(steps, (3 * steps**-0.5)[:, None] * noise)
     assert pure["slope"] == pytest.approx(-0.5, abs=0.01)
-    assert pure["floor_low"] < 0 < pure["floor_high"]
+    assert pure["floor"] == pytest.approx(0, abs=1e-4)  # a hundredth of the last value
     floored = fit(steps, (0.02 + 3 * steps**-0.5)[:, None] * noise)
-    assert floored["floor_low"] < 0.02 < floored["floor_high"]
+    assert floored["floor"] == pytest.approx(0.02, rel=0.01)
+    assert floored["floor_low"] < floored["floor"] < floored["floor_high"]
     assert floored["rate"] == pytest.approx(3, rel=0.05)
 
 
