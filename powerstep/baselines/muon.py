@@ -64,8 +64,11 @@ class _MuonOnMatrices(ElementwiseOptimizer):
         for param in params:
             momentum, grad = self.state[param]["momentum"], param.grad.float()
             momentum.lerp_(grad, 1 - MOMENTUM)
-            update = orthogonalised(grad.lerp(momentum, MOMENTUM))
-            scale = RMS * math.sqrt(max(param.shape[-2:]))
+            # A matrix that stacks several linear maps by their rows is taken apart: (…, maps, rows,
+            # columns).
+            maps = grad.lerp(momentum, MOMENTUM).unflatten(-2, (group["stacked"], -1))
+            update = orthogonalised(maps).flatten(-3, -2)
+            scale = RMS * math.sqrt(max(maps.shape[-2:]))
             theta = param.float() * (1 - group["lr"] * group["weight_decay"])
             param.copy_(theta - group["lr"] * scale * update)
 
@@ -74,11 +77,12 @@ class MuonPowerStep(_MuonOnMatrices, PowerStep):
     """Muon on hidden matrices, PowerStep on embeddings, output layer and vectors.
 
     Section 5.6 of arXiv:2605.10335, version 2. A tensor of three dimensions holds the matrices of
-    several experts, each of which is orthogonalised alone.
+    several experts, each of which is orthogonalised alone; so are the two halves of a matrix that
+    is named "gate_up_proj", as `transformers` stacks the two maps of a gated feed-forward block.
 
     Args:
-        named_parameters: names and parameters of a model whose matrices are one linear map each;
-            a matrix is not hidden where its name has "embed" or "lm_head" in it.
+        named_parameters: names and parameters of a model whose other matrices are one linear map
+            each; a matrix is not hidden where its name has "embed" or "lm_head" in it.
         lr: η, the learning rate of all parameters; at least 0.
         gamma: γ of PowerStep, in [0, 1].
         beta: β of PowerStep, in [0, 1].
@@ -146,13 +150,18 @@ class MuonAdamW(_MuonOnMatrices):
 
 
 def _groups(named_parameters: NamedParameters) -> list[dict[str, Any]]:
-    """Return hidden matrices, other matrices, and vectors, as far as there are any."""
-    matrices, others, vectors = [], [], []
+    """Return hidden matrices, stacks of two, other matrices, and vectors, if there are any."""
+    matrices, pairs, others, vectors = [], [], [], []
     for name, param in named_parameters:
-        is_hidden = "embed" not in name and "lm_head" not in name
-        (vectors if param.ndim < 2 else matrices if is_hidden else others).append(param)
+        if param.ndim < 2:
+            vectors.append(param)
+        elif "embed" in name or "lm_head" in name:
+            others.append(param)
+        else:
+            (pairs if "gate_up_proj" in name else matrices).append(param)
     groups = [
-        {"params": matrices, "is_matrix": True},
+        {"params": matrices, "is_matrix": True, "stacked": 1},
+        {"params": pairs, "is_matrix": True, "stacked": 2},
         {"params": others, "is_matrix": False},
         {"params": vectors, "is_matrix": False},
     ]

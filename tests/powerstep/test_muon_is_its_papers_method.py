@@ -24,6 +24,7 @@ class Model(nn.Module):
         self.wide = nn.Linear(12, 6, bias=False)
         self.tall = nn.Linear(6, 12, bias=False)
         self.experts = nn.Parameter(torch.randn(3, 8, 6) / 3)
+        self.gate_up_proj = nn.Parameter(torch.randn(2, 10, 6) / 3)
         self.norm = nn.LayerNorm(6)
         self.lm_head = nn.Linear(6, 11, bias=False)
 
@@ -82,6 +83,19 @@ def test_matrices_and_each_expert_take_muons_steps(model, optimizer):
         grads = [step["experts"][expert].double().numpy() for step in history]
         expected = muon(start["experts"][expert], grads)
         np.testing.assert_allclose(model.experts[expert].detach(), expected, rtol=1e-4, atol=1e-5)
+
+
+@BOTH
+def test_the_two_maps_that_a_gate_up_matrix_stacks_step_apart(model, optimizer):
+    start = model.gate_up_proj.detach().double().numpy().copy()
+    history = gradients(model)
+    take_steps(optimizer(model.named_parameters(), LR, weight_decay=WEIGHT_DECAY), model, history)
+    for expert in range(2):
+        for half in (slice(0, 5), slice(5, 10)):
+            grads = [step["gate_up_proj"][expert, half].double().numpy() for step in history]
+            after = model.gate_up_proj[expert, half].detach()
+            expected = muon(start[expert, half], grads)
+            np.testing.assert_allclose(after, expected, rtol=1e-4, atol=1e-5)
 
 
 @BOTH
