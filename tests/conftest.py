@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -56,6 +57,11 @@ def profile_values(text_file, **training):
         },
         "datasets": {"tiny": {"kind": "text", "files": [str(text_file)], "vocab_size": 300}},
     }
+
+
+def all_tokens(stream):
+    """Return every token of a part of a corpus."""
+    return stream.windows(np.array([0]), len(stream))[0]
 
 
 def write_profile(path: Path, values) -> Path:

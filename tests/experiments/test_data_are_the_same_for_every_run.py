@@ -9,12 +9,13 @@ import torch
 from tokenizers import Tokenizer
 
 from experiments.config import load_profile
-from experiments.corpus import build, read_facts, read_tokens
+from experiments.corpus import build, read_facts
 from experiments.corpus_settings import DocstringCorpus, HuggingFaceCorpus, TextCorpus
 from experiments.data import TokenBatches, check_size
 from experiments.settings import ConfigError
 from experiments.sources import documents, fingerprint
-from tests.conftest import TEXT
+from experiments.tokens import read_tokens
+from tests.conftest import TEXT, all_tokens
 
 
 def test_a_corpus_built_twice_is_the_same(tmp_path):
@@ -22,7 +23,7 @@ def test_a_corpus_built_twice_is_the_same(tmp_path):
     first = build("docs", settings, tmp_path / "first")
     second = build("docs", settings, tmp_path / "second")
     assert first == second
-    content = (tmp_path / "first" / "tokens.bin").read_bytes()
+    content = (tmp_path / "first" / "shards" / "00000.bin").read_bytes()
     assert hashlib.sha256(content).hexdigest() == first.tokens_sha256
     assert len(content) == 2 * (first.train_tokens + first.val_tokens)
 
@@ -43,7 +44,7 @@ def test_docstrings_are_real_text_and_each_stands_once():
 
 
 def test_tokens_decode_to_the_text_they_came_from(tiny_corpus):
-    tokens = np.concatenate(read_tokens(tiny_corpus))
+    tokens = np.concatenate([all_tokens(stream) for stream in read_tokens(tiny_corpus)])
     tokenizer = Tokenizer.from_file(str(tiny_corpus / "tokenizer.json"))
     assert tokenizer.decode(tokens.tolist(), skip_special_tokens=True) == TEXT
 
@@ -128,7 +129,7 @@ def test_a_batch_depends_on_seed_and_step_alone(tiny_corpus):
 
 def test_targets_are_one_token_ahead_and_from_the_training_part(tiny_corpus):
     batches = TokenBatches(tiny_corpus, 16)
-    train = batches.train_tokens.astype(np.int64)
+    train = all_tokens(batches.train_tokens)
     windows = {tuple(train[i : i + 17]) for i in range(len(train) - 16)}
     inputs, targets = batches.train(seed=3, step=0, batch_size=50)
     assert inputs.shape == targets.shape == (50, 16)
@@ -142,8 +143,9 @@ def test_validation_windows_are_spread_over_the_validation_part(tiny_corpus):
     windows = batches.validation(sequences=5, batch_size=2)
     assert [len(inputs) for inputs, _ in windows] == [2, 2, 1]
     first, last = windows[0][0][0], windows[-1][1][-1]
-    assert first.tolist() == batches.val_tokens[:16].tolist()
-    assert last.tolist() == batches.val_tokens[-16:].tolist()
+    tokens = all_tokens(batches.val_tokens).tolist()
+    assert first.tolist() == tokens[:16]
+    assert last.tolist() == tokens[-16:]
 
 
 def test_a_batch_larger_than_the_corpus_is_refused(tiny_corpus):

@@ -15,13 +15,14 @@ import pytest
 import torch
 
 from experiments.config import load_profile
-from experiments.corpus import read_tokens
 from experiments.data import TokenBatches
 from experiments.grid import OptimizerSpec
 from experiments.metrics import COLUMNS
 from experiments.models import build_model
 from experiments.settings import ConfigError
+from experiments.tokens import read_tokens
 from experiments.training import train
+from tests.conftest import all_tokens
 
 TIMES = ["step_seconds", "optimizer_seconds"]
 ENTRIES = load_profile("laptop").optimizers
@@ -80,9 +81,9 @@ def test_a_run_equals_a_plain_training_loop(spec, tiny_corpus, tmp_path):
         norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item())
         optimizer.step()
         losses.append(loss.item())
-    _, val_tokens = read_tokens(tiny_corpus)
+    val_tokens = all_tokens(read_tokens(tiny_corpus)[1])
     starts = np.linspace(0, len(val_tokens) - 17, settings.val_sequences).astype(int)
-    windows = torch.tensor(np.stack([val_tokens[s : s + 17] for s in starts]).astype(np.int64))
+    windows = torch.tensor(np.stack([val_tokens[s : s + 17] for s in starts]))
     with torch.no_grad():
         val_loss = model(windows[:, :-1], windows[:, 1:]).item()
 

@@ -1,0 +1,144 @@
+"""A corpus is built in shards: goes on where it was broken off, and is checked before training."""
+
+import json
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from experiments import corpus
+from experiments.corpus import build, read_facts
+from experiments.corpus_settings import HuggingFaceCorpus
+from experiments.settings import ConfigError
+from experiments.tokens import read_tokens, verify
+from tests.conftest import all_tokens
+
+TEXTS = [f"Document {i} has {i * i} words of its own." for i in range(35)]
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr(corpus, "SHARD_DOCUMENTS", 10)
+    monkeypatch.setattr(corpus, "_DOCUMENTS_AT_ONCE", 4)
+
+
+def dataset(folder, texts=TEXTS, **settings):
+    """Write a dataset of `datasets`, and return its settings."""
+    folder.mkdir(exist_ok=True)
+    (folder / "rows.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    return HuggingFaceCorpus(kind="huggingface", path=str(folder), vocab_size=300, **settings)
+
+
+def word_tokenizer(path, words, size):
+    """Write a tokenizer.json that gives `words` the last ids of a vocabulary of `size`."""
+    vocabulary = {"<|endoftext|>": 0, "[UNK]": 1} | {f"filler{i}": i for i in range(2, size)}
+    vocabulary = {word: i for word, i in vocabulary.items() if i < size - len(words)}
+    vocabulary |= {word: size - len(words) + i for i, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(path))
+    return str(path)
+
+
+def test_the_stream_is_every_document_in_order_whatever_the_shards(tmp_path):
+    facts = build("mine", dataset(tmp_path / "data"), tmp_path / "corpus")
+    assert [shard.documents for shard in facts.shards] == [10, 10, 10, 5]
+    tokenizer = Tokenizer.from_file(str(tmp_path / "corpus" / "tokenizer.json"))
+    end = tokenizer.token_to_id("<|endoftext|>")
+    expected = [token for text in TEXTS for token in [*tokenizer.encode(text).ids, end]]
+    train, validation = read_tokens(tmp_path / "corpus")
+    assert [*all_tokens(train), *all_tokens(validation)] == expected
+    starts = np.arange(0, len(train) - 40, 7)  # some windows go over the border of a shard
+    for start, window in zip(starts, train.windows(starts, 40), strict=True):
+        assert window.tolist() == expected[start : start + 40]
+
+
+def test_a_build_that_was_broken_off_goes_on(tmp_path, monkeypatch):
+    settings = dataset(tmp_path / "data")
+    whole = build("mine", settings, tmp_path / "whole")
+    write = corpus._write_shard
+
+    def interrupted(tokenizer, end_of_text, texts, folder, number):
+        if number == 2:
+            raise KeyboardInterrupt
+        return write(tokenizer, end_of_text, texts, folder, number)
+
+    folder = tmp_path / "corpus"
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus, "_write_shard", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build("mine", settings, folder)
+    assert not (folder / "meta.json").exists()
+    before = {path: path.stat().st_mtime_ns for path in (folder / "shards").iterdir()}
+    assert len(before) == 4  # two shards and their records
+    assert build("mine", settings, folder) == whole
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_only_the_shard_of_an_edited_document_is_made_again(tmp_path):
+    tokenizer = word_tokenizer(tmp_path / "words.json", ["Document", "has"], 200)
+    folder = tmp_path / "corpus"
+    build("mine", dataset(tmp_path / "data", tokenizer=tokenizer), folder)
+    before = {path.name: path.stat().st_mtime_ns for path in (folder / "shards").glob("*.bin")}
+    edited = [*TEXTS[:15], "Something else.", *TEXTS[16:]]
+    build("mine", dataset(tmp_path / "data", edited, tokenizer=tokenizer), folder)
+    after = {path.name: path.stat().st_mtime_ns for path in (folder / "shards").glob("*.bin")}
+    assert {name for name in before if after[name] != before[name]} == {"00001.bin"}
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: content[:-1], "00002.bin is damaged: it must be a file of"),
+        (lambda content: bytes([content[0] ^ 1]) + content[1:], "damaged: it must have the sha256"),
+    ],
+)
+def test_damage_is_found_before_training_and_mended_by_building_again(tmp_path, damage, message):
+    settings, folder = dataset(tmp_path / "data"), tmp_path / "corpus"
+    facts = build("mine", settings, folder)
+    assert verify(folder) == facts == read_facts(folder)
+    shard = folder / "shards" / "00002.bin"
+    whole = shard.read_bytes()
+    shard.write_bytes(damage(whole))
+    with pytest.raises(ConfigError, match=message):
+        verify(folder)
+    assert build("mine", settings, folder) == facts
+    assert shard.read_bytes() == whole
+
+
+def test_tokens_of_a_large_vocabulary_have_four_bytes(tmp_path):
+    words = ["Document", "words", "own."]
+    tokenizer = word_tokenizer(tmp_path / "large.json", words, 70_000)
+    settings = dataset(tmp_path / "data", tokenizer=tokenizer).model_copy(
+        update={"vocab_size": 70_000}
+    )
+    facts = build("mine", settings, tmp_path / "corpus")
+    assert facts.dtype == "uint32"
+    size = (tmp_path / "corpus" / "shards" / "00003.bin").stat().st_size
+    assert size == 4 * facts.shards[3].tokens
+    train, _ = read_tokens(tmp_path / "corpus")
+    assert {69_997, 69_998, 69_999} <= set(all_tokens(train).tolist())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"vocab_size": 260},
+            r"mine.vocab_size is 260, but .* has 280 tokens",
+        ),
+        ({"end_of_text": "<eos>"}, r"mine.end_of_text is '<eos>', but it must be a token of"),
+    ],
+)
+def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path, change, message):
+    tokenizer = word_tokenizer(tmp_path / "words.json", ["Document"], 280)
+    settings = dataset(tmp_path / "data", tokenizer=tokenizer).model_copy(update=change)
+    with pytest.raises(ConfigError, match=message):
+        build("mine", settings, tmp_path / "corpus")
+
+
+def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "broken.json").write_text("{}")
+    settings = dataset(tmp_path / "data", tokenizer=str(tmp_path / "broken.json"))
+    with pytest.raises(ConfigError, match=r"broken.json', which cannot be read"):
+        build("mine", settings, tmp_path / "corpus")
