@@ -8,9 +8,9 @@ import csv
 import sys
 from pathlib import Path
 
-from experiments.config import load_profile
+from experiments.config import lines_named, load_profile
 from experiments.files import atomic
-from experiments.grid import Corpus, RunSpec, plan
+from experiments.grid import Corpus, RunSpec, dump_used, plan
 from experiments.settings import ConfigError
 
 
@@ -28,6 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
     command.add_argument("--profile", required=True, help="name or path of the profile")
     command.add_argument("--corpora", type=Path, required=True, help="folder of the corpora")
     command.add_argument("--output", type=Path, required=True, help="the list of runs, as CSV")
+    command.add_argument("--settings", type=Path, required=True, help="those behind it, as YAML")
     command.set_defaults(run=run_plan)
 
     command = commands.add_parser("train", help="train one run, or go on with it")
@@ -66,8 +67,15 @@ def run_plan(options: argparse.Namespace) -> None:
     """Check what needs the corpora and the optimizers' classes, then write the list of runs."""
     from experiments.check import check_runs
 
-    planned = plan(load_profile(options.profile))
-    check_runs(planned, options.corpora)
+    with lines_named(options.profile):
+        profile = load_profile(options.profile)
+        planned = plan(profile)
+        check_runs(planned, options.corpora)
+    with atomic(options.settings) as path:
+        path.write_text(
+            f"# snakemake --config profile={options.profile}\n{dump_used(profile, planned)}",
+            encoding="utf-8",
+        )
     rows = [run.row() for run in planned]
     with atomic(options.output) as path, path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))

@@ -33,11 +33,23 @@ def check_runs(planned: list[PlannedRun], corpora: Path) -> None:
     facts = {path: verify(corpora / path) for path in {spec.corpus.path for spec in specs}}
     for spec in specs:
         check_size(facts[spec.corpus.path], spec.training.batch_size, spec.training.context)
+    # The first run of each, which a reader of the profile comes to first.
     distinct = {
-        (spec.model_name, spec.optimizer.model_dump_json(), spec.training.weight_decay): spec
-        for spec in specs
+        (spec.model_name, spec.optimizer.model_dump_json(), spec.training.weight_decay): run
+        for run in reversed(planned)
+        for spec in [run.spec]
     }
-    for spec in distinct.values():
-        with torch.device("meta"):
-            model = build_model(spec.model)
+    for run in reversed(distinct.values()):
+        _try_optimizer(run)
+
+
+def _try_optimizer(run: PlannedRun) -> None:
+    """Make a run's optimizer without memory; of a varied argument, say which experiment asks it."""
+    spec = run.spec
+    with torch.device("meta"):
+        model = build_model(spec.model)
+    try:
         build_optimizer(spec.optimizer, model, spec.training.lr, spec.training.weight_decay)
+    except ConfigError as error:
+        where = f"experiments.{run.experiment}.args: " if run.argument else ""
+        raise ConfigError(f"{where}{error}") from error

@@ -4,6 +4,8 @@ A profile (laptop.yaml, smoke.yaml, or a file of the user's own) names the exper
 three registries beside it (models.yaml, optimizers.yaml, datasets.yaml) say what the names mean.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -13,7 +15,7 @@ from pydantic import Field, model_validator
 from experiments.corpus_settings import CorpusSettings
 from experiments.model_settings import ModelSettings
 from experiments.settings import ConfigError, Settings, parse
-from experiments.yaml_loader import StrictLoader
+from experiments.yaml_loader import StrictLoader, line_of
 
 CONFIG_DIR = Path(__file__).parent / "config"
 
@@ -162,25 +164,42 @@ def load_profile(name: str) -> Profile:
     Raises:
         ConfigError: there is no such profile, or something in it is not accepted.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else CONFIG_DIR / f"{name}.yaml"
+    path = _path(name)
     if not path.is_file():
-        raise ConfigError(
+        raise LocatedError(
             f"profile is {name!r}, but it must be one of {', '.join(profile_names())},"
             " or the path of a YAML file"
         )
     profile = _read(path, Profile)
     joined = {}
-    for kind in Registries.model_fields:
-        own, shared = (
-            getattr(profile, kind),
-            getattr(_read(CONFIG_DIR / f"{kind}.yaml", Registries), kind),
-        )
+    for kind, file in zip(Registries.model_fields, _registry_files(), strict=True):
+        own, shared = getattr(profile, kind), getattr(_read(file, Registries), kind)
         for twice in shared.keys() & own.keys():
-            raise ConfigError(
-                f"{path.name}: {kind}.{twice} already stands in {kind}.yaml: choose another name"
+            error = ConfigError(
+                f"{kind}.{twice} already stands in {file.name}: choose another name"
             )
+            raise _located(error, path)
         joined[kind] = shared | own
     return profile.model_copy(update=joined)
+
+
+class LocatedError(ConfigError):
+    """One that names its file already."""
+
+
+@contextmanager
+def lines_named(profile: str) -> Iterator[None]:
+    """Add to a ConfigError the line to mend, of the profile or of a shared registry.
+
+    Args:
+        profile: as of `load_profile`.
+    """
+    try:
+        yield
+    except LocatedError:
+        raise
+    except ConfigError as error:
+        raise _located(error, _path(profile), *_registry_files()) from None
 
 
 def profile_names() -> list[str]:
@@ -188,10 +207,32 @@ def profile_names() -> list[str]:
     return sorted({path.stem for path in CONFIG_DIR.glob("*.yaml")} - set(Registries.model_fields))
 
 
+def _path(profile: str) -> Path:
+    is_path = profile.endswith((".yaml", ".yml"))
+    return Path(profile) if is_path else CONFIG_DIR / f"{profile}.yaml"
+
+
+def _registry_files() -> list[Path]:
+    return [CONFIG_DIR / f"{kind}.yaml" for kind in Registries.model_fields]
+
+
+def _located(error: ConfigError, *paths: Path) -> LocatedError:
+    """Return an error with the file, and the line, in which its field stands most deeply."""
+    found = [(line_of(path.read_text(encoding="utf-8"), str(error)), path) for path in paths]
+    found = [(*place, path) for place, path in found if place]
+    if not found:
+        return LocatedError(f"{paths[0].name}: {error}")
+    line, _, path = max(found, key=lambda place: place[1])
+    return LocatedError(f"{path.name}, line {line}: {error}")
+
+
 def _read(path: Path, settings: type[_S]) -> _S:
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         problem = " ".join(str(error).split())
-        raise ConfigError(f"{path.name} is not valid YAML: {problem}") from None
-    return parse(settings, values, path.name)
+        raise LocatedError(f"{path.name} is not valid YAML: {problem}") from None
+    try:
+        return parse(settings, values)
+    except ConfigError as error:
+        raise _located(error, path) from None

@@ -8,6 +8,7 @@ from itertools import product
 from types import MappingProxyType
 from typing import Any
 
+import yaml
 from pydantic import Field, TypeAdapter
 
 from experiments.config import (
@@ -120,6 +121,21 @@ def plan(profile: Profile) -> list[PlannedRun]:
     return runs
 
 
+def dump_used(profile: Profile, planned: list[PlannedRun]) -> str:
+    """Return a profile as YAML, with those entries of the registries that its runs use."""
+    specs = [run.spec for run in planned]
+    used = {
+        "models": {spec.model_name for spec in specs},
+        "optimizers": {spec.optimizer.name for spec in specs},
+        "datasets": {spec.corpus.name for spec in specs},
+    }
+    values = profile.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    for kind, names in used.items():
+        entries = values.pop(kind)  # to the end, behind the experiments
+        values[kind] = {name: entry for name, entry in entries.items() if name in names}
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None)
+
+
 def _check_labels(runs: list[PlannedRun]) -> None:
     """Refuse two optimizers that tables and figures could not tell apart."""
     by_label = {}
@@ -141,7 +157,7 @@ def _expand(profile: Profile, name: str, experiment: Experiment) -> list[Planned
         model = _look_up(profile.models, model_name, f"{where}.models")
         corpus, training = _data_and_training(profile, model_name)
         layout = profile.by_model.get(model_name, ModelTraining()).layout
-        _check_fit(where, model_name, model, corpus, training)
+        _check_fit(profile, model_name, model, corpus, training)
         _check_layout(model_name, model, layout)
         for optimizer_name, (argument, value), lr, seed in product(
             experiment.optimizers,
@@ -192,8 +208,8 @@ def _data_and_training(profile: Profile, model_name: str) -> tuple[Corpus, Train
     settings = _look_up(
         profile.datasets, dataset, f"by_model.{model_name}.dataset" if own.dataset else "dataset"
     )
-    where = f"by_model.{model_name}" if own.training else "profile"
-    training = parse(TrainingSettings, profile.training | own.training, where, "training")
+    field = f"by_model.{model_name}.training" if own.training else "training"
+    training = parse(TrainingSettings, profile.training | own.training, field)
     return Corpus(name=dataset, settings=settings, sources=fingerprint(dataset, settings)), training
 
 
@@ -214,16 +230,17 @@ def _resolve(value: Any, model: ModelSettings, field: str) -> Any:
 
 
 def _check_fit(
-    where: str, name: str, model: ModelSettings, corpus: Corpus, training: TrainingSettings
+    profile: Profile, name: str, model: ModelSettings, corpus: Corpus, training: TrainingSettings
 ) -> None:
     if training.context > model.context:
+        is_own = "context" in profile.by_model.get(name, ModelTraining()).training
         raise ConfigError(
-            f"{where}: training.context is {training.context}, but {name} takes at most"
-            f" {model.context} tokens"
+            f"{f'by_model.{name}.' if is_own else ''}training.context is {training.context}, but"
+            f" {name} takes at most {model.context} tokens"
         )
     if corpus.settings.vocab_size > model.vocab_size:
         raise ConfigError(
-            f"{where}: datasets.{corpus.name}.vocab_size is {corpus.settings.vocab_size}, but the"
+            f"datasets.{corpus.name}.vocab_size is {corpus.settings.vocab_size}, but the"
             f" embedding of {name} has only {model.vocab_size} rows"
         )
 

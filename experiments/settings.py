@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 
 class ConfigError(ValueError):
-    """One sentence that names the field, its value and what is accepted."""
+    """One sentence that begins with a field, and names its value and what is accepted."""
 
 
 class Settings(BaseModel):
@@ -30,16 +30,16 @@ class Settings(BaseModel):
 _S = TypeVar("_S", bound=Settings)
 
 
-def parse(settings: type[_S], values: Any, where: str, field: str = "") -> _S:
-    """Validate `values`, which stand in `field` of `where`, or raise a ConfigError that says so."""
+def parse(settings: type[_S], values: Any, field: str = "") -> _S:
+    """Validate `values`, which stand in `field`, or raise a ConfigError that says so."""
     try:
         return settings.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         location = [field, *first["loc"]] if field else list(first["loc"])
-        if location[:1] == ["datasets"]:  # pydantic names the kind of dataset in between
+        if location[:1] in (["datasets"], ["models"]):  # pydantic names the kind in between
             del location[2:3]
-        raise ConfigError(f"{where}: {_sentence(first, '.'.join(map(str, location)))}") from None
+        raise ConfigError(_sentence(first, ".".join(map(str, location)))) from None
 
 
 def _sentence(error: dict[str, Any], field: str) -> str:
@@ -49,9 +49,16 @@ def _sentence(error: dict[str, Any], field: str) -> str:
     if error["type"] == "value_error":
         return f"{field}: {error['ctx']['error']}" if field else str(error["ctx"]["error"])
     if error["type"].startswith("union_tag"):
-        kinds = error["ctx"].get("expected_tags", "'docstrings', 'text', 'huggingface'")
-        return f"{field}.kind is {error['input'].get('kind')!r}, but it must be one of {kinds}"
+        field, accepted = _kind(field, error["ctx"])
+        return f"{field} is {error['ctx'].get('tag')!r}, but it must be {accepted}"
     if error["type"] == "too_short":
         return f"{field} is {error['input']!r}, but it must have at least one item"
     message = error["msg"].replace("Input should", "it should")
     return f"{field} is {error['input']!r}, but {message}"
+
+
+def _kind(field: str, context: dict[str, str]) -> tuple[str, str]:
+    """Return the field that tells what kind of settings these are, and what it may be."""
+    name = context["discriminator"].strip("'")
+    tags = context.get("expected_tags")  # missing where the field is
+    return f"{field}.{name}", f"one of {tags}" if tags else "given"

@@ -1,8 +1,11 @@
 """What a user gets wrong is told before any training: field, value, what is accepted."""
 
+import re
+
 import pytest
 
-from experiments.config import load_profile
+from experiments.check import check_runs
+from experiments.config import lines_named, load_profile
 from experiments.grid import plan
 from experiments.settings import ConfigError
 from tests.conftest import profile_values, write_profile
@@ -54,6 +57,12 @@ def setting(*keys):
             "web",
             r"datasets.tiny.kind is 'web', .*'docstrings', 'te",
         ),
+        (setting("models", "tiny", "family"), "bert", r"models.tiny.family is 'bert', .* 'qwen3'"),
+        (
+            setting("models", "tiny"),
+            {"layers": 1},
+            r"models.tiny.family is None, but it must be given",
+        ),
         (
             setting("datasets", "tiny", "vocab_size"),
             100,
@@ -62,7 +71,7 @@ def setting(*keys):
         (
             setting("dataset"),
             "nosuch",
-            r"dataset has 'nosuch', but it must be one of docstrings, ti",
+            r"dataset has 'nosuch', but it must be one of docstrings, openw",
         ),
         (setting("experiments", "comparison", "models"), ["x"], r"models has 'x', .* gpt2-pico"),
         (setting("experiments", "comparison", "optimizers"), ["x"], r"has 'x', .* one of adamw"),
@@ -70,6 +79,26 @@ def setting(*keys):
         (setting("experiments", "comparison", "seed"), [0], r"unknown key 'seed'; accepted"),
         (setting("experiments"), {}, r"experiments is {}, but .* at least one"),
         (setting("profile"), 1, r"unknown key 'profile'; accepted"),
+        (
+            setting("by_model"),
+            {"tiny": {"layout": {"devices": 8, "tp": 3}}},
+            r"by_model.tiny.layout: tp × pp is 3 × 1, but it must divide devices, 8",
+        ),
+        (
+            setting("by_model"),
+            {"tiny": {"layout": {"devices": 8, "tp": 2, "ep": 3}}},
+            r"by_model.tiny.layout: ep is 3, but it must divide devices / \(tp × pp\), which is 4",
+        ),
+        (
+            setting("by_model"),
+            {"tiny": {"layout": {"devices": 8, "ep": 2}}},
+            r"by_model.tiny.layout.ep is 2, .* experts of tiny, which has none",
+        ),
+        (
+            setting("by_model"),
+            {"tiny": {"training": {"context": 32}}},
+            r"by_model.tiny.training.context is 32, but tiny takes at most 16",
+        ),
     ],
 )
 def test_a_wrong_value_is_named(tmp_path, text_file, change, value, message):
@@ -81,8 +110,59 @@ def test_a_wrong_value_is_named(tmp_path, text_file, change, value, message):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "value", "line"),
+    [
+        (setting("training", "lr"), -1, "  lr: -1"),
+        (setting("training", "context"), 32, "  context: 32"),
+        (setting("training", "lr_max"), 1, "training:"),
+        (setting("experiments", "comparison", "optimizers"), ["x"], "    optimizers:"),
+        (setting("models", "tiny", "heads"), 3, "    heads: 3"),
+        (setting("by_model"), {"tiny": {"layout": {"devices": 8, "tp": 3}}}, "      tp: 3"),
+        (setting("by_model"), {"gpt2-pico": {"layout": {"ep": 2}}}, "      ep: 2"),
+    ],
+)
+def test_the_line_to_mend_is_named(tmp_path, text_file, change, value, line):
+    values = profile_values(text_file)
+    values["experiments"]["comparison"]["models"].append("gpt2-pico")
+    change(values, value)
+    path = write_profile(tmp_path / "wrong.yaml", values)
+    with pytest.raises(ConfigError) as raised, lines_named(str(path)):
+        plan(load_profile(str(path)))
+    number = int(re.match(r"wrong.yaml, line (\d+): ", str(raised.value))[1])
+    assert path.read_text().splitlines()[number - 1] == line
+
+
+def test_a_line_of_a_shared_registry_is_named_there():
+    expected = pytest.raises(ConfigError, match=r"^optimizers.yaml, line \d+: optimizers.lion.args")
+    with expected, lines_named("laptop"):
+        raise ConfigError("optimizers.lion.args has 'x', but lion_pytorch.Lion accepts only lr")
+
+
+def test_a_precision_that_an_optimizer_lacks_is_refused(tmp_path, text_file, tiny_corpus):
+    values = profile_values(text_file)
+    values["experiments"]["comparison"] |= {
+        "optimizers": ["powerstep", "lion"],
+        "args": {"state_precision": ["int8"]},
+    }
+    path = write_profile(tmp_path / "wrong.yaml", values)
+    profile = load_profile(str(path))
+    planned = plan(profile)
+    corpora = tmp_path / "corpora"
+    corpora.mkdir()
+    (corpora / planned[0].spec.corpus.path).symlink_to(tiny_corpus)
+    expected = (
+        r"experiments.comparison.args: optimizers.lion.args has 'state_precision', but"
+        r" lion_pytorch.Lion accepts only lr, betas"
+    )
+    with pytest.raises(ConfigError, match=expected):
+        check_runs(planned, corpora)
+
+
 def test_an_unknown_profile_is_told_the_known_ones():
-    with pytest.raises(ConfigError, match=r"profile is 'desktop', .* one of laptop, smoke"):
+    with pytest.raises(
+        ConfigError, match=r"profile is 'desktop', .* one of laptop, paper, smoke, study"
+    ):
         load_profile("desktop")
 
 
@@ -104,13 +184,6 @@ def test_what_one_table_could_not_tell_apart_is_refused(tmp_path, text_file):
     values["experiments"]["comparison"]["optimizers"] = ["adamw", "mine"]
     path = write_profile(tmp_path / "wrong.yaml", values)
     with pytest.raises(ConfigError, match=r"mine.label is 'AdamW', but adamw has that label"):
-        plan(load_profile(str(path)))
-
-    values = profile_values(text_file)
-    again = values["experiments"]["comparison"] | {"training": {"lr": 1}}
-    values["experiments"]["later"] = again
-    write_profile(path, values)
-    with pytest.raises(ConfigError, match=r"later trains tiny with other settings than .*compar"):
         plan(load_profile(str(path)))
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from analysis.reference import load_reference
 from experiments.config import CONFIG_DIR, load_profile, profile_names
 from experiments.grid import RunSpec, plan
 from tests.conftest import profile_values, write_profile
@@ -22,17 +23,51 @@ def paths(tmp_path, text_file):
 
 @pytest.mark.parametrize("name", profile_names())
 def test_every_profile_of_the_project_is_accepted(name):
-    runs = plan(load_profile(name))
-    assert len({run.spec.path for run in runs}) == len(runs) > 0
+    rows = [run.row() for run in plan(load_profile(name))]
+    keys = {(row["experiment"], row["argument"], row["value"], row["run"]) for row in rows}
+    assert len(keys) == len(rows) > 0
 
 
-def test_laptop_is_two_sizes_six_optimizers_and_three_seeds_of_the_smaller():
-    runs = plan(load_profile("laptop"))
-    seeds = {(r.spec.model_name, r.spec.optimizer.name, r.spec.seed) for r in runs}
-    optimizers = {"adamw", "powerstep", "powerstep-int8", "adafactor", "lion", "adam-mini"}
-    pico = {("gpt2-pico", name, seed) for name in optimizers for seed in (0, 1, 2)}
-    nano = {("gpt2-nano", name, 0) for name in optimizers}
-    assert seeds == pico | nano
+@pytest.mark.parametrize("name", ["smoke", "laptop", "study", "paper"])
+def test_every_experiment_of_the_paper_is_in_each_profile(name):
+    wanted = {"comparison", "sensitivity", "quantization", "large_scale", "learning_rate", "stacey"}
+    assert wanted <= {run.experiment for run in plan(load_profile(name))}
+
+
+@pytest.mark.parametrize("name", ["laptop", "study", "paper"])
+def test_every_optimizer_has_as_many_learning_rates_to_choose_from(name):
+    runs = [run.spec for run in plan(load_profile(name)) if run.experiment == "learning_rate"]
+    tried = {}
+    for spec in runs:
+        cell = tried.setdefault((spec.model_name, spec.optimizer.name), set())
+        cell.add((spec.training.lr, spec.seed))
+    assert len({frozenset(cell) for cell in tried.values()}) == 1
+    assert len({lr for lr, _ in next(iter(tried.values()))}) >= 3
+
+
+def test_the_plan_of_the_paper_trains_its_models_as_it_says():
+    published = load_reference()
+    rows = {row["model"]: row for row in (run.row() for run in plan(load_profile("paper")))}
+    assert rows.keys() == published["models"].keys()
+    for name, theirs in published["models"].items():
+        ours = rows[name]
+        assert ours["dataset"].removesuffix("-deepseek") == theirs["dataset"]
+        assert ours["shared_lr"] == theirs["lr"]
+        assert ours["planned_steps"] == theirs["steps"]
+        for key in ("batch_size", "context"):
+            assert ours[key] == theirs[key]
+        for key, value in published["training"].items():
+            assert ours[key] == value
+
+
+def test_study_has_every_optimizer_and_model_for_processors_and_three_seeds():
+    profile = load_profile("study")
+    runs = [run.spec for run in plan(profile)]
+    small = {name for name, model in profile.models.items() if model.vocab_size == 4096}
+    assert {spec.model_name for spec in runs} == small
+    assert {spec.optimizer.name for spec in runs} >= profile.optimizers.keys() - {"adam"}
+    for name, experiment in profile.experiments.items():
+        assert len(experiment.seeds) >= 3, name
 
 
 def test_a_path_tells_model_optimizer_lr_and_seed(paths):
@@ -72,11 +107,18 @@ def test_a_run_that_two_experiments_need_is_one_run(paths):
     assert paths(repeat) == paths()
 
 
-def test_an_experiment_may_change_the_training(paths):
+def test_a_model_may_be_trained_in_its_own_way(paths):
     def shorten(values):
-        values["experiments"]["comparison"]["training"] = {"steps": 8}
+        values["by_model"] = {"tiny": {"training": {"steps": 8}}}
 
     assert not paths(shorten) & paths()
+
+
+def test_where_a_run_is_computed_is_no_part_of_what_it_is(paths):
+    def spread(values):
+        values["by_model"] = {"tiny": {"layout": {"devices": 8, "tp": 2}}}
+
+    assert paths(spread) == paths()
 
 
 def test_a_spec_survives_json(tiny_plan):
