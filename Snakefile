@@ -16,7 +16,7 @@ sys.path.insert(0, workflow.basedir)
 shell.prefix(f"export PYTHONPATH={shlex.quote(workflow.basedir)}:${{{{PYTHONPATH:-}}}}; ")
 
 from analysis.catalogue import figures, tables
-from experiments.config import CONFIG_DIR, load_profile
+from experiments.config import CONFIG_DIR, lines_named, load_profile
 from experiments.grid import digest, plan
 from experiments.settings import ConfigError
 
@@ -26,7 +26,8 @@ try:
     PROFILE = str(config.get("profile", "laptop"))
     if (name := Path(PROFILE).stem) in ("bench", "corpora", "logs", "reference", "runs"):
         raise ConfigError(f"profile is {name!r}, but results/{name} holds other things: rename it")
-    PLAN = plan(load_profile(PROFILE))
+    with lines_named(PROFILE):
+        PLAN = plan(load_profile(PROFILE))
 except ConfigError as error:
     sys.exit(f"error: {error}")
 
@@ -37,6 +38,7 @@ RESULTS = f"results/{Path(PROFILE).stem}"
 # Named by what it holds: one that is refused deletes no other.
 PLAN_DIGEST = digest(PLAN)
 PLAN_FILE = f"{RESULTS}/plans/{PLAN_DIGEST}.csv"
+SETTINGS_FILE = f"{RESULTS}/plans/{PLAN_DIGEST}.yaml"
 ROWS = [run.row() for run in PLAN]
 FIGURES = figures(ROWS)
 TABLES = tables(ROWS)
@@ -61,11 +63,13 @@ def needs_of(wildcards):
 def inputs_of(artefact):
     """What a figure or a table is made of: the plan, its own runs, and the studies it shows."""
     runs = dict.fromkeys(row["run"] for row in artefact.rows if artefact.trained)
-    return [
-        PLAN_FILE,
-        *expand("results/runs/{run}/{file}", run=runs, file=["summary.json", "metrics.parquet"]),
-        *expand("results/{study}", study=artefact.needs),
-    ]
+    return {
+        "plan": PLAN_FILE,
+        "runs": expand(
+            "results/runs/{run}/{file}", run=runs, file=["summary.json", "metrics.parquet"]
+        ),
+        "studies": expand("results/{study}", study=artefact.needs),
+    }
 
 
 wildcard_constraints:
@@ -102,13 +106,13 @@ rule all:
 rule corpus:
     output:
         # Shards are not declared: Snakemake would delete them before a job that goes on with them.
-        "results/corpora/{corpus}/meta.json",
+        meta="results/corpora/{corpus}/meta.json",
     log:
         "results/logs/corpus_{corpus}.log",
     threads: workflow.cores
     params:
         spec=lambda wildcards: CORPORA[wildcards.corpus].model_dump_json(),
-        folder=lambda wildcards, output: Path(output[0]).parent,
+        folder=lambda wildcards, output: Path(output.meta).parent,
     message:
         "tokenise {wildcards.corpus}"
     shell:
@@ -119,7 +123,8 @@ rule plan:
     input:
         expand("results/corpora/{corpus}/meta.json", corpus=CORPORA),
     output:
-        PLAN_FILE,
+        runs=PLAN_FILE,
+        settings=SETTINGS_FILE,
     log:
         f"{RESULTS}/logs/plan.log",
     params:
@@ -128,7 +133,7 @@ rule plan:
         "check every run of {params.profile} before the first one trains"
     shell:
         "python -m experiments plan --profile {params.profile:q} --corpora results/corpora"
-        " --output {output:q} > {log:q} 2>&1"
+        " --output {output.runs:q} --settings {output.settings:q} > {log:q} 2>&1"
 
 
 rule train:
@@ -171,48 +176,44 @@ rule memory:
 
 rule convergence:
     output:
-        "results/convergence.csv",
-        "results/convergence_fits.csv",
+        curves="results/convergence.csv",
+        fits="results/convergence_fits.csv",
     log:
         "results/logs/convergence.log",
     message:
         "measure the rate of convergence on a noisy problem"
     shell:
-        "python -m experiments convergence --output {output[0]:q} > {log:q} 2>&1"
+        "python -m experiments convergence --output {output.curves:q} > {log:q} 2>&1"
 
 
 rule figure:
     input:
-        lambda wildcards: inputs_of(FIGURES[wildcards.figure]),
+        unpack(lambda wildcards: inputs_of(FIGURES[wildcards.figure])),
     output:
         expand(f"{RESULTS}/figures/{{{{figure}}}}.{{format}}", format=["pdf", "png", "csv"]),
     log:
         f"{RESULTS}/logs/figure_{{figure}}.log",
     params:
-        folder=RESULTS,
         digest=lambda wildcards: digest(FIGURES[wildcards.figure]),  # draws it again when it changes
     message:
         "draw {wildcards.figure}"
     shell:
-        "python -m analysis figure {wildcards.figure:q} {params.folder:q} --plan {input[0]:q}"
-        " > {log:q} 2>&1"
+        "python -m analysis figure {wildcards.figure:q} {input.plan:q} > {log:q} 2>&1"
 
 
 rule table:
     input:
-        lambda wildcards: inputs_of(TABLES[wildcards.table]),
+        unpack(lambda wildcards: inputs_of(TABLES[wildcards.table])),
     output:
         expand(f"{RESULTS}/tables/{{{{table}}}}.{{format}}", format=["csv", "md", "tex"]),
     log:
         f"{RESULTS}/logs/table_{{table}}.log",
     params:
-        folder=RESULTS,
         digest=lambda wildcards: digest(TABLES[wildcards.table]),
     message:
         "write {wildcards.table}"
     shell:
-        "python -m analysis table {wildcards.table:q} {params.folder:q} --plan {input[0]:q}"
-        " > {log:q} 2>&1"
+        "python -m analysis table {wildcards.table:q} {input.plan:q} > {log:q} 2>&1"
 
 
 rule claims:
@@ -228,43 +229,40 @@ rule claims:
     log:
         f"{RESULTS}/logs/claims.log",
     params:
-        folder=RESULTS,
         digest=PLAN_DIGEST,
     message:
         "collect all runs, and hold them against the paper's claims"
     shell:
-        "python -m analysis claims {params.folder:q} --plan {input.plan:q} > {log:q} 2>&1"
+        "python -m analysis claims {input.plan:q} > {log:q} 2>&1"
 
 
 rule report:
     input:
-        PLAN_FILE,
         rules.claims.output,
-        expand(f"{RESULTS}/figures/{{figure}}.png", figure=FIGURES),
-        expand(f"{RESULTS}/tables/{{table}}.md", table=TABLES),
+        plan=PLAN_FILE,
+        settings=SETTINGS_FILE,
+        figures=expand(f"{RESULTS}/figures/{{figure}}.png", figure=FIGURES),
+        tables=expand(f"{RESULTS}/tables/{{table}}.md", table=TABLES),
     output:
         html=f"{RESULTS}/report.html",
         summary=f"{RESULTS}/summary.txt",
     log:
         f"{RESULTS}/logs/report.log",
-    params:
-        folder=RESULTS,
     message:
         "write the report"
     shell:
-        "python -m analysis report {params.folder:q} --plan {input[0]:q} > {log:q} 2>&1"
+        "python -m analysis report {input.plan:q} > {log:q} 2>&1"
 
 
 rule so_far:
     input:
-        PLAN_FILE,
         rules.memory.output,
         rules.convergence.output,
+        plan=PLAN_FILE,
+        settings=SETTINGS_FILE,
     log:
         f"{RESULTS}/logs/so_far.log",
-    params:
-        folder=RESULTS,
     message:
         "make everything from the runs that are done"
     shell:
-        "python -m analysis all {params.folder:q} --plan {input[0]:q} > {log:q} 2>&1"
+        "python -m analysis all {input.plan:q} > {log:q} 2>&1"

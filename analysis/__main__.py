@@ -12,17 +12,17 @@ from analysis.tables import write_table
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command on the folder of a profile."""
+    """Run one command on a plan, `results/<profile>/plans/<digest>.csv`."""
     parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
     commands = parser.add_subparsers(required=True)
     for name, (run, purpose) in _COMMANDS.items():
         command = commands.add_parser(name, help=purpose)
         if run in (run_figure, run_table):
             command.add_argument("name", help="of the figure or table")
-        command.add_argument("folder", type=Path, help="of the profile, such as results/laptop")
-        command.add_argument("--plan", type=Path, required=True, help="CSV of the planned runs")
+        command.add_argument("plan", type=Path, help="CSV in <profile>/plans/; results go beside")
         command.set_defaults(run=run)
     options = parser.parse_args(arguments)
+    options.folder = options.plan.parents[1]
     options.run(options, read_plan(options.plan))
 
 
@@ -47,7 +47,8 @@ def run_claims(options: argparse.Namespace, plan: list[Row]) -> None:
 
 def run_report(options: argparse.Namespace, plan: list[Row]) -> None:
     """Write the report from what the other commands left in the folder."""
-    write_report(plan, _results(plan, options), options.folder)
+    configuration = options.plan.with_suffix(".yaml").read_text(encoding="utf-8")
+    write_report(plan, _results(plan, options), options.folder, configuration)
 
 
 def run_all(options: argparse.Namespace, plan: list[Row]) -> None:
@@ -57,9 +58,8 @@ def run_all(options: argparse.Namespace, plan: list[Row]) -> None:
         write_figure(figure, results, options.folder / "figures")
     for table in tables(plan).values():
         write_table(table, results, options.folder / "tables")
-    write_collected(results, options.folder)
-    write_claims(results, options.folder)
-    write_report(plan, results, options.folder)
+    run_claims(options, plan)
+    run_report(options, plan)
 
 
 def _results(rows: list[Row] | tuple[Row, ...], options: argparse.Namespace) -> Results:

@@ -86,7 +86,7 @@ def tables(plan: Iterable[Row]) -> dict[str, Artefact]:
         Artefact(
             "table2",
             "hyperparameters",
-            "Hyper-parameters by model (table 2), and the paper's where they are others.",
+            "Hyper-parameters by model (table 2); the paper's in brackets, where they are others.",
             tuple(plan),
             trained=False,
         ),

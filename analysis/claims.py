@@ -253,7 +253,7 @@ def claim_10(results: Results) -> Iterator[Finding]:
             " above 0; supported if at none and every fitted slope of the logarithms is -1/2 or"
             " below within its interval; inconclusive otherwise.",
         )
-        shrinks = most["floor_high"] < max(least["floor_low"], 0)
+        shrinks = least["floor_low"] > max(most["floor_high"], 0)
         yield replace(
             finding,
             part=f"falls as 1/√T to a residual that comes of the noise (v2), {noise} noise",
@@ -262,8 +262,8 @@ def claim_10(results: Results) -> Iterator[Finding]:
             else INCONCLUSIVE
             if shrinks
             else SUPPORTED,
-            rule="Not supported if there is a floor without noise, inconclusive if the floor at the"
-            " strongest noise lies below that at the weakest, supported otherwise: a bound is kept"
+            rule="Not supported if there is a floor without noise, inconclusive if a floor at the"
+            " weakest noise lies above that at the strongest, supported otherwise: a bound is kept"
             " where no residual is left too.",
         )
 

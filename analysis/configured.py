@@ -5,7 +5,6 @@ import pandas as pd
 from analysis.frames import Results
 from analysis.reference import load_reference
 
-_DEVICES = 256  # of table 1
 _LAYOUT = ["devices", "dp", "tp", "pp", "ep"]
 _SETTINGS = ["dataset", "batch_size", "context", "lr", "steps"]
 
@@ -34,14 +33,15 @@ def state_memory_per_device(results: Results) -> tuple[pd.DataFrame, pd.DataFram
 
 
 def hyperparameters(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return table 2: how the plan trains each model, and how the paper did."""
+    """Return table 2: how the plan trains its models, and how the paper trained its own."""
     plan = results.runs.drop_duplicates("model").set_index("model")
     training = ["warmup_steps", "weight_decay", "grad_clip_norm", "min_lr_ratio"]
     ours = plan[["dataset", "batch_size", "context", "shared_lr", "planned_steps", *training]]
     ours = ours.rename(columns={"shared_lr": "lr", "planned_steps": "steps"})
     reference = load_reference()
     paper = pd.DataFrame(reference["models"]).T[_SETTINGS].assign(**reference["training"])
-    numbers = ours.join(paper.reindex(ours.index).add_suffix("_paper"))
+    numbers = ours.join(paper.add_suffix("_paper"), how="outer")
+    numbers = numbers.loc[[*ours.index, *paper.index.difference(ours.index, sort=False)]]
     shown = pd.DataFrame(
         {
             name: [
@@ -71,8 +71,10 @@ def layouts(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _both(ours: object, paper: object) -> str:
-    """Return our value, and the paper's where it has another one."""
+    """Return our value if there is one, and in brackets the paper's if it is another."""
     ours, paper = (
-        f"{value:g}" if isinstance(value, (int, float)) else value for value in (ours, paper)
+        f"{value:g}" if isinstance(value, (int, float)) else str(value) for value in (ours, paper)
     )
-    return str(ours) if paper in (ours, "nan") else f"{ours} (paper: {paper})"
+    if ours == "nan":
+        return f"[{paper}]"
+    return ours if paper in (ours, "nan") else f"{ours} [{paper}]"

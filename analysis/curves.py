@@ -107,7 +107,9 @@ def _loss_of_steps(
     seconds = rows.groupby("run")["step_seconds"].transform("median")
     rows = rows.assign(minutes=rows["step"] * seconds / 60)
     losses = rows.pivot_table(index="step", columns="seed", values=column, observed=True)
-    losses = losses.astype(float).rolling(window, min_periods=1).mean()
+    losses = losses.astype(float)
+    # A mean of the rows before it would go on behind the end of a seed.
+    losses = losses.rolling(window, min_periods=1).mean().where(losses.notna())
     cost = rows.groupby("step")[["tokens", "minutes"]].mean()
     if (line["status"] == "completed").all():
         n = losses.shape[1]

@@ -91,4 +91,6 @@ def _summary(folder: Path, name: str) -> dict[str, Any]:
 
 def _with_columns(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """Return a frame that has `columns` whatever there was to fill them."""
+    if frame.empty:  # its columns would be numbers, which merge with no names
+        return pd.DataFrame(columns=columns, dtype=object)
     return frame.reindex(columns=[*columns, *(name for name in frame if name not in columns)])

@@ -4,14 +4,14 @@ import seaborn as sns
 
 Look = dict[str, object]
 
-_SOLID, _DASHED, _DOTTED = "-", (0, (4, 1.5)), (0, (1, 1))
+_SOLID, _LONG, _DASHED, _DOTTED = "-", (0, (8, 1.5)), (0, (4, 1.5)), (0, (1, 1))
 _DASH_DOT, _DASH_DOT_DOT, _SHORT = (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (2, 1))
 _CYCLE = (_SOLID, _DASHED, _DASH_DOT, _DOTTED, _DASH_DOT_DOT, _SHORT)
 
 # Colours that differ to the colour-blind (Okabe and Ito, and Tol's muted ones), and line styles and
 # markers that differ in grey.
 _LOOKS = {
-    "adamw": ("#000000", _SOLID, "o"),
+    "adamw": ("#000000", _LONG, "o"),
     "adamw-int8": ("#000000", _DOTTED, "X"),
     "adam": ("#7f7f7f", _DASHED, "o"),
     "powerstep": ("#d55e00", _SOLID, "s"),
@@ -21,11 +21,11 @@ _LOOKS = {
     "adafactor": ("#0072b2", _DOTTED, "^"),
     "lion": ("#009e73", _DASH_DOT, "v"),
     "adam-mini": ("#cc79a7", _DASH_DOT_DOT, "<"),
-    "adams": ("#56b4e9", _SOLID, ">"),
+    "adams": ("#56b4e9", _DASHED, ">"),
     "adams-bias-corrected": ("#56b4e9", _SHORT, "p"),
-    "signsgd": ("#882255", _SOLID, "*"),
-    "pbsgdm": ("#117733", _SOLID, "h"),
-    "pbsgdm-decay-in-momentum": ("#117733", _SHORT, "H"),
+    "signsgd": ("#882255", _DOTTED, "*"),
+    "pbsgdm": ("#117733", _DASH_DOT_DOT, "h"),
+    "pbsgdm-decay-in-momentum": ("#117733", _DASH_DOT, "H"),
     "stacey": ("#332288", _DASHED, "8"),
     "stacey-dual-in-direction": ("#332288", _DOTTED, "$+$"),
     "muon": ("#999933", _SOLID, "$m$"),

@@ -49,17 +49,17 @@ def best_lr(runs: pd.DataFrame) -> pd.DataFrame:
 
     The best has the lowest mean final validation loss of those at which every seed completed. It is
     chosen on the losses that are then reported, which flatters all optimizers a little, and
-    equally: each has as many values to choose from.
+    equally: each has as many values to choose from. So one whose sweep has missing runs has none.
 
     Returns:
         The rows of `final_losses` that were chosen, with `tried` (number of values) and `edge`
         (whether the best is the lowest or the highest of them, so that a better one may lie
-        beyond). Optimizers of which not a single value completed have no row.
+        beyond). Optimizers that diverged at every value have no row.
     """
     sweep = final_losses(runs[runs["experiment"] == "learning_rate"])
     chosen = []
     for _, of_optimizer in sweep.groupby(["model", "optimizer"], sort=False):
-        if of_optimizer["mean"].isna().all():
+        if of_optimizer["mean"].isna().all() or of_optimizer["missing"].any():
             continue
         best = of_optimizer.loc[of_optimizer["mean"].idxmin()]
         tried = of_optimizer["lr"]

@@ -2,107 +2,118 @@
 
 import base64
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from analysis.frames import load_runs
-from analysis.statistics import Estimate, paired_difference
-from analysis.tables import (
-    MISSING,
-    largest_model,
-    state_memory_numbers,
-    state_memory_table,
-    val_loss_table,
-)
+from analysis.catalogue import Artefact, Row, figures, tables
+from analysis.claims import find
+from analysis.frames import Results
+from analysis.reference import load_reference
+from analysis.tables import MISSING, make_table
+from analysis.verdicts import Finding, overall
 from experiments.files import atomic
 
 
-def write_report(folder: Path) -> None:
-    """Write `report.html` and `summary.txt` of a profile, from its runs, tables and figures."""
-    runs = load_runs(folder)
-    findings = find(runs)
+def write_report(plan: list[Row], results: Results, folder: Path, configuration: str) -> None:
+    """Write `report.html` and `summary.txt` of a profile.
+
+    Args:
+        plan: its rows.
+        results: of all of them.
+        folder: of the profile, where its figures stand already.
+        configuration: the settings behind the plan, as YAML.
+    """
+    claims = _claims(find(results))
+    notes = _notes(results.runs)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
     page = environment.get_template("report.html.j2").render(
         profile=folder.name,
-        findings=findings,
-        lr=", ".join(f"{lr:g}" for lr in runs["lr"].unique()),
-        seeds=runs.groupby("model", sort=False)["seed"].nunique().to_dict(),
-        figures=[
-            (figure.stem, base64.b64encode(figure.read_bytes()).decode())
-            for figure in _figures(folder, runs)
-        ],
-        val_loss=_html(val_loss_table(runs)),
-        state_memory=_html(state_memory_table(runs)),
-        runs=_html(_run_table(runs)),
-        provenance=_html(_provenance(runs)),
+        notes=notes,
+        claims=claims,
+        figures=[(figure, _png(folder, figure)) for figure in figures(plan).values()],
+        tables=[(table, _html(make_table(table, results)[1])) for table in tables(plan).values()],
+        runs=_run_table(results.runs),
+        provenance=_html(_provenance(results.runs)),
+        configuration=configuration,
     )
     with atomic(folder / "report.html") as path:
         path.write_text(page, encoding="utf-8")
     with atomic(folder / "summary.txt") as path:
-        path.write_text(_summary(folder, findings), encoding="utf-8")
+        path.write_text(_summary(folder, notes, claims), encoding="utf-8")
 
 
-def find(runs: pd.DataFrame) -> list[str]:
-    """Return what a profile's runs show, a sentence each."""
-    counts = runs["status"].value_counts()
-    findings = [
-        f"{len(runs)} runs: " + ", ".join(f"{count} {status}" for status, count in counts.items())
+def _claims(findings: list[Finding]) -> list[dict[str, Any]]:
+    """Return each claim with its verdict, its findings and the rules they follow."""
+    claims = []
+    for number, claim in load_reference()["claims"].items():
+        parts = [finding for finding in findings if finding.claim == number]
+        rules = list(dict.fromkeys(finding.rule for finding in parts))
+        claims.append(
+            claim | {"number": number, "verdict": overall(parts), "parts": parts, "rules": rules}
+        )
+    return claims
+
+
+def _notes(runs: pd.DataFrame) -> list[str]:
+    """Return what a reader must know before the numbers, a sentence each."""
+    counts = runs.drop_duplicates("run")["status"].value_counts()
+    notes = [
+        f"{counts.sum()} runs: "
+        + ", ".join(f"{count} {status}" for status, count in counts.items())
     ]
-    for model, of_model in runs.groupby("model", sort=False):
-        for a, b in (("powerstep", "adamw"), ("powerstep-int8", "powerstep")):
-            losses = {
-                name: of_model[of_model["optimizer"] == name].set_index("seed") for name in (a, b)
-            }
-            if losses[a].empty or losses[b].empty:
-                continue
-            difference = paired_difference(losses[a]["final_val_loss"], losses[b]["final_val_loss"])
-            labels = [losses[name]["label"].iloc[0] for name in (a, b)]
-            diverged = sum((runs["status"] == "diverged").sum() for runs in losses.values())
-            findings.append(f"{model}: {_compare(*labels, difference, diverged)}")
-    largest = largest_model(state_memory_numbers(runs))
-    sizes = ", ".join(f"{row.label} {row.bytes_per_parameter:.2f}" for row in largest.itertuples())
-    findings.append(f"optimizer state in bytes per parameter: {sizes}")
-    if runs["corpus.as_recorded"].eq(False).any():  # missing where none is recorded
-        findings.append(
+    if "corpus.as_recorded" in runs and runs["corpus.as_recorded"].eq(False).any():
+        notes.append(
             "the corpus is not the recorded one (other versions than in requirements.lock?):"
             " losses do not compare exactly with those of other machines"
         )
-    return findings
+    if "provenance.commit" in runs and runs["provenance.commit"].nunique() > 1:
+        notes.append("the runs were trained by several commits, named below")
+    return notes
 
 
-def _compare(a: str, b: str, difference: Estimate | None, diverged: int) -> str:
-    if difference is None:
-        return f"{a} against {b}: no seed completed with both"
-    if diverged:  # the seeds that are left would flatter whichever diverged
-        return f"{a} against {b}: not compared, {diverged} of their runs diverged"
-    sign = "above" if difference.mean > 0 else "below"
-    size = Estimate(abs(difference.mean), difference.half_width, difference.n)
-    return f"{a} ends {size} nats {sign} {b} (final validation loss, n={difference.n})"
+def _png(folder: Path, figure: Artefact) -> str:
+    return base64.b64encode((folder / "figures" / f"{figure.name}.png").read_bytes()).decode()
 
 
-def _figures(folder: Path, runs: pd.DataFrame) -> list[Path]:
-    names = [f"loss_{model}" for model in runs["model"].unique()]
-    return [folder / "figures" / f"{name}.png" for name in [*names, "state_memory"]]
-
-
-def _run_table(runs: pd.DataFrame) -> pd.DataFrame:
+def _run_table(runs: pd.DataFrame) -> str:
+    """Return one row a run as HTML, numbers as such so that the page can sort them."""
+    experiments = runs.groupby("run", sort=False)["experiment"].agg(
+        lambda names: ", ".join(dict.fromkeys(names))
+    )
+    # The row that names a varied argument says more than its twin of another experiment.
+    once = runs.sort_values("argument", ascending=False, kind="stable").drop_duplicates("run")
+    once = once.set_index("run").loc[experiments.index]
     table = pd.DataFrame(
         {
-            "model": runs["model"],
-            "optimizer": runs["label"],
-            "seed": runs["seed"],
-            "status": runs["status"],
-            "steps": runs["steps"],
-            "final val loss": runs["final_val_loss"].map("{:.4f}".format, na_action="ignore"),
-            "tokens/s": runs["tokens_per_second"].map("{:,.0f}".format),
-            "optimizer step (ms)": (runs["optimizer_seconds"] * 1e3).map("{:.1f}".format),
-            "peak memory (MiB)": (runs["peak_memory_bytes"] / 2**20).map("{:,.0f}".format),
+            "model": once["model"],
+            "optimizer": once["label"],
+            "argument": [
+                f"{row.argument} = {row.value}" if row.argument else "" for row in once.itertuples()
+            ],
+            "lr": once["lr"].map("{:g}".format),
+            "seed": once["seed"],
+            "status": once["status"],
+            "steps": once["steps"].map("{:.0f}".format, na_action="ignore"),
+            "final val loss": once["final_val_loss"].map("{:.4f}".format, na_action="ignore"),
+            "best val loss": once["best_val_loss"].map("{:.4f}".format, na_action="ignore"),
+            "state (bytes/param)": (once["state_bytes"] / once["parameters"]).map(
+                "{:.3f}".format, na_action="ignore"
+            ),
+            "tokens/s": once["tokens_per_second"].map("{:.0f}".format, na_action="ignore"),
+            "optimizer step (ms)": (once["optimizer_seconds"] * 1e3).map(
+                "{:.2f}".format, na_action="ignore"
+            ),
+            "peak memory (MiB)": (once["peak_memory_bytes"] / 2**20).map(
+                "{:.0f}".format, na_action="ignore"
+            ),
+            "experiments": experiments,
         }
     )
-    return table.set_index("model")
+    return table.to_html(border=0, na_rep=MISSING, index=False, table_id="runs", escape=True)
 
 
 def _provenance(runs: pd.DataFrame) -> pd.DataFrame:
@@ -121,10 +132,11 @@ def _html(table: pd.DataFrame) -> str:
     return table.rename_axis(index=None, columns=table.index.name).to_html(border=0, na_rep=MISSING)
 
 
-def _summary(folder: Path, findings: list[str]) -> str:
+def _summary(folder: Path, notes: list[str], claims: list[dict[str, Any]]) -> str:
     lines = [
         f"PowerStep-Bench, profile {folder.name}",
-        *(f"  {finding}" for finding in findings),
-        f"  open {folder / 'report.html'}; tables and figures stand beside it",
+        *(f"  {note}" for note in notes),
+        *(f"  {claim['number']:>2}. {claim['verdict']}: {claim['statement']}" for claim in claims),
+        f"  open {folder / 'report.html'}; claims.md, tables and figures stand beside it",
     ]
     return "\n".join(lines) + "\n"

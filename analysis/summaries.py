@@ -43,6 +43,7 @@ def loss_over_lr(results: Results) -> tuple[Figure, pd.DataFrame]:
         axis.plot(row.lr, top, "x", color=look(row.optimizer)["color"], clip_on=False)
     axis.set(
         xscale="log",
+        xlim=(data["lr"].min() / 1.3, data["lr"].max() * 1.3),
         xlabel="highest learning rate",
         ylabel="final validation loss (nats per token)",
         title=", ".join(results.runs["model"].unique()),
@@ -82,8 +83,8 @@ def loss_over_state(results: Results) -> tuple[Figure, pd.DataFrame]:
             markerfacecolor=style["color"] if row.protocol == "shared lr" else "white",
         )
     sizes = data["state_bytes_per_parameter"].dropna()
-    axis.set_xscale("log", base=2)
     if len(sizes):
+        axis.set_xscale("log", base=2)
         axis.set_xlim(sizes.min() / 1.4, sizes.max() * 2.6)
         means = data["mean"].dropna()
         if len(means):

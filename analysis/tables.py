@@ -29,8 +29,7 @@ def write_table(artefact: Artefact, results: Results, folder: Path) -> None:
         results: of at least the runs it shows.
         folder: where its three files go.
     """
-    numbers, shown = _KINDS[artefact.kind](results.of(artefact))
-    shown = shown.astype(object).where(shown.notna(), MISSING)
+    numbers, shown = make_table(artefact, results)
     target = folder / artefact.name
     with atomic(target.with_suffix(".csv")) as path:
         numbers.to_csv(path, index=False)
@@ -40,17 +39,30 @@ def write_table(artefact: Artefact, results: Results, folder: Path) -> None:
         path.write_text(_latex(shown), encoding="utf-8")
 
 
+def make_table(artefact: Artefact, results: Results) -> Table:
+    """Return a table's numbers, and the table as it is read.
+
+    Args:
+        artefact: the table.
+        results: of at least the runs it shows.
+    """
+    numbers, shown = _KINDS[artefact.kind](results.of(artefact))
+    return numbers, shown.astype(object).where(shown.notna(), MISSING)
+
+
 def losses(results: Results) -> Table:
     """Return final losses under both protocols, optimizers down, models across.
 
     The paper's values stand beside ours for each model that it trained. Where it trained none of
-    them, its smallest model is shown.
+    them, those of its own models stand there: of the large ones for `large_scale`, and otherwise of
+    the smallest.
     """
     runs = results.runs
     shared = final_losses(runs[runs["experiment"] != "learning_rate"])
     best = best_lr(runs)
     numbers = pd.concat([shared.assign(protocol="shared lr"), best.assign(protocol="own best lr")])
-    published = load_reference()["val_loss"]
+    reference = load_reference()
+    published = reference["val_loss"]
     numbers["paper"] = [
         published.get(row.model, {}).get(row.optimizer) for row in numbers.itertuples()
     ]
@@ -67,6 +79,8 @@ def losses(results: Results) -> Table:
             }
     names = shared.drop_duplicates("label").set_index("label")["optimizer"]
     models = [model for model in shared["model"].unique() if model in published]
+    if not models and "large_scale" in set(runs["experiment"]):
+        models = list(reference["state_mib_per_device"])
     for model in models or ["gpt2-small"]:
         columns[f"{model}, paper"] = {
             label: f"{published[model][name]:.3f}"

@@ -1,0 +1,186 @@
+"""Figures draw what the runs' files say, up to a divergence, and name what is missing."""
+
+import subprocess
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgb
+from scipy import stats
+
+from analysis import canvas
+from analysis.catalogue import figures
+from analysis.curves import SMOOTHING, loss_curves, loss_over_cost
+from analysis.figures import transform, write_figure
+from analysis.frames import read_plan, read_results
+from analysis.looks import look
+from analysis.reference import load_reference
+from analysis.summaries import loss_over_lr, loss_over_state
+from experiments.config import load_profile
+from tests.analysis.conftest import STATE, planned, write_plan, write_run, write_studies
+
+FINALS = {"adamw": (3.0, 3.2, 3.1), "powerstep": (3.1, 3.25, 3.15)}
+
+
+@pytest.fixture(autouse=True)
+def in_style():
+    with plt.style.context(canvas.STYLE):
+        yield
+    plt.close("all")
+
+
+@pytest.fixture
+def results(results_folder):
+    """Return a function that writes a comparison's runs but those left out, and reads them."""
+
+    def make(diverged=(), missing=()):
+        rows = [planned(name, seed) for name, finals in FINALS.items() for seed in range(3)]
+        for row in rows:
+            key = (row["optimizer"], row["seed"])
+            if key not in missing:
+                final = FINALS[row["optimizer"]][row["seed"]]
+                write_run(results_folder, row, final, 37 if key in diverged else None)
+        return read_results(read_plan(write_plan(results_folder, rows)), results_folder)
+
+    return make
+
+
+def parquet(folder, optimizer, seed):
+    path = folder / "runs" / planned(optimizer, seed)["run"] / "metrics.parquet"
+    return pd.read_parquet(path).set_index("step")
+
+
+def drawn(axis, color):
+    """Return the points of each curve of a colour."""
+    lines = [line for line in axis.lines if to_rgb(line.get_color()) == to_rgb(color)]
+    return [line.get_xydata() for line in lines if line.get_marker() in (None, "None", "")]
+
+
+@pytest.mark.parametrize("optimizer", FINALS)
+def test_a_curve_is_the_mean_of_the_parquet_files_it_came_from(results, results_folder, optimizer):
+    figure, data = loss_curves(results())
+    seeds = pd.concat(
+        [parquet(results_folder, optimizer, seed)["val_loss"].dropna() for seed in range(3)], axis=1
+    ).to_numpy()
+    shown = data[(data["panel"] == "validation") & data["line"].str.endswith(label(optimizer))]
+    np.testing.assert_allclose(shown["loss"], seeds.mean(axis=1))
+    half = stats.t.ppf(0.975, 2) * seeds.std(axis=1, ddof=1) / np.sqrt(3)
+    np.testing.assert_allclose(shown["high"] - shown["loss"], half)
+    np.testing.assert_allclose(shown["loss"] - shown["low"], half)
+    (curve,) = drawn(figure.axes[1], look(optimizer)["color"])
+    np.testing.assert_array_equal(curve, shown[["step", "loss"]])
+
+
+def test_the_training_loss_is_averaged_over_as_many_rows_as_is_said(results, results_folder):
+    figure, _ = loss_curves(results())
+    seeds = [parquet(results_folder, "adamw", seed)["train_loss"] for seed in range(3)]
+    mean = pd.concat(seeds, axis=1).to_numpy().mean(axis=1)
+    (curve,) = drawn(figure.axes[0], look("adamw")["color"])
+    np.testing.assert_allclose(curve[-1, 1], mean[-SMOOTHING:].mean())
+    np.testing.assert_allclose(curve[0, 1], mean[0])
+
+
+def test_a_diverged_run_is_drawn_up_to_its_divergence_and_marked(results):
+    figure, data = loss_curves(results(diverged=[("powerstep", 1)]))
+    color = look("powerstep")["color"]
+    curves = drawn(figure.axes[0], color)
+    assert sorted(curve[-1, 0] for curve in curves) == [36, 100, 100]  # 37 is not finite
+    crosses = [line for line in figure.axes[0].lines if line.get_marker() == "x"]
+    assert [(line.get_xdata()[0], line.get_color()) for line in crosses] == [(36, color)]
+    assert len(drawn(figure.axes[0], look("adamw")["color"])) == 1  # the others keep their mean
+    of_seeds = data[(data["panel"] == "validation") & (data["seed"] != "")]
+    assert set(of_seeds["line"]) == {"PowerStep"}
+
+
+def test_a_missing_run_is_named_and_its_optimizer_has_no_mean(results):
+    figure, _ = loss_curves(results(missing=[("powerstep", 2)]))
+    assert "missing: PowerStep seed 2" in [text.get_text() for text in figure.axes[0].texts]
+    assert len(drawn(figure.axes[1], look("powerstep")["color"])) == 2
+
+
+def test_costs_are_tokens_and_the_time_of_the_median_step(results):
+    figure, _ = loss_over_cost(results())
+    for axis, last in zip(figure.axes, (100 * 8 * 64, 100 * 0.1 / 60), strict=True):
+        (curve,) = drawn(axis, look("adamw")["color"])
+        assert curve[-1, 0] == pytest.approx(last)
+        assert curve[-1, 1] == pytest.approx(np.mean(FINALS["adamw"]))
+
+
+def test_the_best_rate_is_ringed_and_a_diverged_one_crossed(results_folder):
+    finals = {1e-3: 3.0, 3e-3: 2.5, 1e-2: None}
+    rows = [planned("powerstep", experiment="learning_rate", lr=lr) for lr in finals]
+    for row, final in zip(rows, finals.values(), strict=True):
+        write_run(results_folder, row, final or 3.0, None if final else 37)
+    plan = read_plan(write_plan(results_folder, rows))
+    figure, data = loss_over_lr(read_results(plan, results_folder))
+    lines = figure.axes[0].lines
+    rings = [line.get_xydata().tolist() for line in lines if line.get_markerfacecolor() == "none"]
+    assert rings == [[[3e-3, 2.5]]]
+    assert [line.get_xdata()[0] for line in lines if line.get_marker() == "x"] == [1e-2]
+    assert data.set_index("lr")["mean"].to_dict() == pytest.approx(
+        finals | {1e-2: np.nan}, nan_ok=True
+    )
+
+
+def test_the_trade_off_is_of_measured_bytes(results):
+    _, data = loss_over_state(results())
+    shared = data[data["protocol"] == "shared lr"].set_index("optimizer")
+    for optimizer, finals in FINALS.items():
+        assert shared.loc[optimizer, "mean"] == pytest.approx(np.mean(finals))
+        assert shared.loc[optimizer, "state_bytes_per_parameter"] == STATE[optimizer]
+
+
+def test_figure_1_is_the_formula():
+    figure, data = transform(None)
+    for beta, line in data.groupby("beta"):
+        x = line["x"].to_numpy()
+        expected = [0.0 if v == 0 else np.copysign(abs(v) ** beta, v) for v in x]
+        np.testing.assert_allclose(line["y"], expected)
+    assert len(figure.axes[0].lines) == data["beta"].nunique() == 5
+
+
+def test_every_figure_can_be_drawn_before_any_run_is_done(results_folder):
+    write_studies(results_folder)
+    rows = [
+        planned("adamw"),
+        planned("powerstep", experiment="sensitivity", argument="beta", value="0.1"),
+        planned("adamw", experiment="learning_rate"),
+        planned("adamw", experiment="something_else"),
+    ]
+    plan = read_plan(write_plan(results_folder, rows))
+    results = read_results(plan, results_folder)
+    folder = results_folder / "mine" / "figures"
+    for figure in figures(plan).values():
+        write_figure(figure, results, folder)
+        assert (folder / f"{figure.name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_each_optimizer_looks_the_same_everywhere_and_like_no_other():
+    looks = {name: look(name) for name in load_profile("smoke").optimizers}
+    seen = {tuple(map(str, one.values())) for one in looks.values()}
+    assert len(seen) == len(looks)
+
+
+def test_the_lines_of_the_papers_figure_2_differ_without_colour():
+    styles = [str(look(name)["linestyle"]) for name in load_reference()["val_loss"]["qwen3-8b"]]
+    assert len(set(styles)) == len(styles) == 5
+
+
+@pytest.mark.parametrize("heights", [[0.1, 0.1, 0.1], [0.0, 0.02, 0.5, 0.51], [0.3], []])
+def test_labels_keep_their_order_and_distance(heights):
+    placed = canvas.spread(heights, 0.05)
+    assert len(placed) == len(heights)
+    assert all(b - a >= 0.05 - 1e-12 for a, b in pairwise(placed))
+    assert np.mean(placed or [0]) == pytest.approx(np.mean(heights or [0]))
+
+
+def test_the_analysis_starts_without_torch():
+    code = "import sys, analysis.__main__; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def label(optimizer):
+    return {"adamw": "AdamW", "powerstep": "PowerStep"}[optimizer]
