@@ -3,6 +3,8 @@
 #   make reproduce PROFILE=smoke   the same in a few minutes, for a first look
 #   make test                      runs the tests
 #   make bench                     measures a step of each optimizer, in an environment of its own
+#   make bench-analysis            measures the analysis of 500 runs
+#   make reference                 keeps what a finished profile found in results/reference/
 # The first two make the virtual environment .venv from requirements.lock first.
 
 PROFILE ?= laptop
@@ -11,7 +13,7 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 IN_VENV := PATH="$(BIN):$$PATH"
 
-.PHONY: reproduce test bench lint lock clean
+.PHONY: reproduce test bench bench-analysis reference lint lock clean
 .DELETE_ON_ERROR:
 
 reproduce: $(VENV)/installed
@@ -22,6 +24,17 @@ test: $(VENV)/installed
 
 bench: $(VENV)-bench/installed
 	PATH="$(CURDIR)/$(VENV)-bench/bin:$$PATH" python -m experiments.bench
+
+bench-analysis: $(VENV)/installed
+	$(IN_VENV) python -m tests.measure_analysis
+
+reference: FROM := results/$(PROFILE)
+reference: TO := results/reference/$(PROFILE)
+reference:
+	rm -rf $(TO)
+	mkdir -p $(TO)
+	cp -r $(FROM)/claims.csv $(FROM)/claims.md $(FROM)/runs.csv $(FROM)/tables $(FROM)/figures $(TO)
+	cp "$$(ls -t $(FROM)/plans/*.yaml | head -n 1)" $(TO)/settings.yaml
 
 lint: $(VENV)/installed
 	$(IN_VENV) ruff check .

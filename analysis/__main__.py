@@ -47,8 +47,8 @@ def run_claims(options: argparse.Namespace, plan: list[Row]) -> None:
 
 def run_report(options: argparse.Namespace, plan: list[Row]) -> None:
     """Write the report from what the other commands left in the folder."""
-    configuration = options.plan.with_suffix(".yaml").read_text(encoding="utf-8")
-    write_report(plan, _results(plan, options), options.folder, configuration)
+    settings = options.plan.with_suffix(".yaml")
+    write_report(plan, _results(plan, options), options.folder, settings)
 
 
 def run_all(options: argparse.Namespace, plan: list[Row]) -> None:
@@ -58,8 +58,9 @@ def run_all(options: argparse.Namespace, plan: list[Row]) -> None:
         write_figure(figure, results, options.folder / "figures")
     for table in tables(plan).values():
         write_table(table, results, options.folder / "tables")
-    run_claims(options, plan)
-    run_report(options, plan)
+    write_collected(results, options.folder)
+    write_claims(results, options.folder)
+    write_report(plan, results, options.folder, options.plan.with_suffix(".yaml"))
 
 
 def _results(rows: list[Row] | tuple[Row, ...], options: argparse.Namespace) -> Results:

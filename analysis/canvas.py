@@ -61,7 +61,12 @@ def label_ends(axis: Axes, x: float, labels: Sequence[Label]) -> None:
             fontsize=mpl.rcParams["legend.fontsize"],
             verticalalignment="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.4, "shrinkB": 0},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": color,
+                "linewidth": 0.4,
+                "relpos": (0, 0.5),  # the line ends at the label's left edge
+            },
         )
 
 
@@ -100,7 +105,7 @@ def tell_gaps(axis: Axes, runs: pd.DataFrame) -> None:
 def zoom(axis: Axes, curves: Sequence[tuple[Sequence[float], Sequence[float]]]) -> None:
     """Leave out heights under which the rest would be one line.
 
-    Those are the first tenth of the steps, and losses that end above where they began.
+    Those are the first fifth of the steps, and losses that end above where they began.
 
     Args:
         axis: to set the range of.
@@ -110,7 +115,7 @@ def zoom(axis: Axes, curves: Sequence[tuple[Sequence[float], Sequence[float]]]) 
     if not curves:  # every run diverged before its second point
         return
     falling = [(x, y) for x, y in curves if y[-1] <= y[0]] or curves
-    begin = max(x[-1] for x, _ in falling) / 10
+    begin = max(x[-1] for x, _ in falling) / 5
     late = [height for x, y in falling for at, height in zip(x, y, strict=True) if at >= begin]
     if late:
         margin = 0.05 * (max(late) - min(late)) or 0.1

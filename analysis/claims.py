@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.frames import Results
+from analysis.frames import Results, provenance
 from analysis.losses import best_lr, by_seed
 from analysis.reference import load_reference
 from analysis.statistics import MARGIN
@@ -50,7 +50,7 @@ def write_claims(results: Results, folder: Path) -> None:
     with atomic(folder / "claims.csv") as path:
         claims_frame(findings).to_csv(path, index=False)
     with atomic(folder / "claims.md") as path:
-        path.write_text(_markdown(findings), encoding="utf-8")
+        path.write_text(_markdown(findings, results.runs), encoding="utf-8")
 
 
 def find(results: Results) -> list[Finding]:
@@ -447,8 +447,8 @@ def _early_loss(metrics: pd.DataFrame | None, steps: int) -> float:
     return late_enough["val_loss"].iloc[0] if len(late_enough) else math.nan
 
 
-def _markdown(findings: list[Finding]) -> str:
-    """Return a table of the verdicts, then every finding under its claim."""
+def _markdown(findings: list[Finding], runs: pd.DataFrame) -> str:
+    """Return a table of verdicts, every finding under its claim, and what the runs came from."""
     claims = load_reference()["claims"]
     parts = {number: [f for f in findings if f.claim == number] for number in claims}
     lines = ["| claim | verdict |", "|---|---|"]
@@ -466,6 +466,7 @@ def _markdown(findings: list[Finding]) -> str:
         ]
         lines += [f"- {_sentence(finding)}" for finding in parts[number]]
         lines += ["", *(f"> {rule}" for rule in dict.fromkeys(f.rule for f in parts[number]))]
+    lines += ["", "## Where this comes from", "", provenance(runs).to_markdown()]
     return "\n".join(lines) + "\n"
 
 

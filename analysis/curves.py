@@ -65,9 +65,8 @@ _COLUMNS = ["panel", "line", "seed", "step", "tokens", "minutes", "loss", "low",
 
 def _lines(runs: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """Yield the runs of each line, one a seed, with the line's name."""
-    looks = _looks(runs)
-    for name, line in runs.assign(line=_names(runs)).groupby("line", sort=False):
-        yield line.drop_duplicates("seed").assign(line=name, look=[looks[name]] * len(line))
+    for _, line in runs.assign(line=_names(runs)).groupby("line", sort=False):
+        yield line.drop_duplicates("seed")
 
 
 def _names(runs: pd.DataFrame) -> list[str]:

@@ -83,6 +83,22 @@ def write_collected(results: Results, folder: Path) -> None:
         results.metrics.to_parquet(path, index=False)
 
 
+def provenance(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return what runs came from, one row a fact: code, versions, machine and corpus.
+
+    Several values where they differ.
+    """
+    columns = [name for name in runs if name.startswith(("provenance.", "corpus."))]
+    values = {
+        name.removeprefix("provenance.").removeprefix("packages."): ", ".join(
+            f"{value:g}" if isinstance(value, float) else str(value)
+            for value in runs[name].dropna().unique()
+        )
+        for name in columns
+    }
+    return pd.DataFrame({"value": values}).rename_axis("trained with")
+
+
 def _summary(folder: Path, name: str) -> dict[str, Any]:
     """Return a run's summary, inner keys joined by dots."""
     text = (folder / "runs" / name / "summary.json").read_text()

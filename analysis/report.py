@@ -9,21 +9,21 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis.catalogue import Artefact, Row, figures, tables
 from analysis.claims import find
-from analysis.frames import Results
+from analysis.frames import Results, provenance
 from analysis.reference import load_reference
 from analysis.tables import MISSING, make_table
 from analysis.verdicts import Finding, overall
 from experiments.files import atomic
 
 
-def write_report(plan: list[Row], results: Results, folder: Path, configuration: str) -> None:
+def write_report(plan: list[Row], results: Results, folder: Path, settings: Path) -> None:
     """Write `report.html` and `summary.txt` of a profile.
 
     Args:
         plan: its rows.
         results: of all of them.
         folder: of the profile, where its figures stand already.
-        configuration: the settings behind the plan, as YAML.
+        settings: YAML file of those behind the plan.
     """
     claims = _claims(find(results))
     notes = _notes(results.runs)
@@ -37,8 +37,8 @@ def write_report(plan: list[Row], results: Results, folder: Path, configuration:
         figures=[(figure, _png(folder, figure)) for figure in figures(plan).values()],
         tables=[(table, _html(make_table(table, results)[1])) for table in tables(plan).values()],
         runs=_run_table(results.runs),
-        provenance=_html(_provenance(results.runs)),
-        configuration=configuration,
+        provenance=_html(provenance(results.runs)),
+        settings=settings.read_text(encoding="utf-8"),
     )
     with atomic(folder / "report.html") as path:
         path.write_text(page, encoding="utf-8")
@@ -114,18 +114,6 @@ def _run_table(runs: pd.DataFrame) -> str:
         }
     )
     return table.to_html(border=0, na_rep=MISSING, index=False, table_id="runs", escape=True)
-
-
-def _provenance(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return what the runs came from; several values where they differ."""
-    columns = [name for name in runs if name.startswith(("provenance.", "corpus."))]
-    values = {
-        name.removeprefix("provenance.").removeprefix("packages."): ", ".join(
-            str(value) for value in runs[name].dropna().unique()
-        )
-        for name in columns
-    }
-    return pd.DataFrame({"value": values})
 
 
 def _html(table: pd.DataFrame) -> str:
