@@ -37,10 +37,10 @@ def write(figure: Figure, data: pd.DataFrame, target: Path) -> None:
     plt.close(figure)
 
 
-def label_ends(axis: Axes, x: float, labels: Sequence[Label]) -> None:
-    """Write labels to the right of x, each as near to its height as the others leave it room.
+def label_ends(axis: Axes, x: float, labels: Sequence[Label], side: str = "right") -> None:
+    """Write labels beside x, each as near to its height as the others leave it room.
 
-    A thin line leads from the height to a label that had to give way.
+    A thin line leads from the height to its label.
     """
     if not labels:
         return
@@ -55,30 +55,37 @@ def label_ends(axis: Axes, x: float, labels: Sequence[Label]) -> None:
             text,
             xy=(x, start),
             xycoords=("data", "axes fraction"),
-            xytext=(12, (end - start) * height_pt),
+            xytext=(12 if side == "right" else -12, (end - start) * height_pt),
             textcoords="offset points",
             color=color,
             fontsize=mpl.rcParams["legend.fontsize"],
+            horizontalalignment="left" if side == "right" else "right",
             verticalalignment="center",
             annotation_clip=False,
             arrowprops={
                 "arrowstyle": "-",
                 "color": color,
                 "linewidth": 0.4,
-                "relpos": (0, 0.5),  # the line ends at the label's left edge
+                "relpos": (0 if side == "right" else 1, 0.5),  # the line ends at the label's edge
             },
         )
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Move sorted heights apart until neighbours differ by `gap`, each group around its mean."""
+    """Move sorted heights apart until neighbours differ by `gap`, each group around its mean.
+
+    Heights lie from 0 to 1 and stay there, as far as there is room for all of them.
+    """
     groups: list[list[float]] = []
     for height in heights:
         groups.append([height])
         while len(groups) > 1 and _top(groups[-2], gap) + gap > _bottom(groups[-1], gap):
             last = groups.pop()
             groups[-1] += last
-    return [_bottom(group, gap) + i * gap for group in groups for i in range(len(group))]
+    placed = [_bottom(group, gap) + i * gap for group in groups for i in range(len(group))]
+    highest = [max(1.0, gap * (len(placed) - 1)) - gap * i for i in range(len(placed))]
+    placed = [min(y, top) for y, top in zip(placed, reversed(highest), strict=True)]
+    return [max(y, gap * i) for i, y in enumerate(placed)]
 
 
 def _bottom(group: list[float], gap: float) -> float:
@@ -103,20 +110,14 @@ def tell_gaps(axis: Axes, runs: pd.DataFrame) -> None:
 
 
 def zoom(axis: Axes, curves: Sequence[tuple[Sequence[float], Sequence[float]]]) -> None:
-    """Leave out heights under which the rest would be one line.
-
-    Those are the first fifth of the steps, and losses that end above where they began.
+    """Leave out the heights of the first fifth of the steps, which would flatten the rest.
 
     Args:
         axis: to set the range of.
-        curves: x and y of each line, finite.
+        curves: x and y of each line that decides on the range, finite.
     """
-    curves = [(x, y) for x, y in curves if len(x) > 1]
-    if not curves:  # every run diverged before its second point
-        return
-    falling = [(x, y) for x, y in curves if y[-1] <= y[0]] or curves
-    begin = max(x[-1] for x, _ in falling) / 5
-    late = [height for x, y in falling for at, height in zip(x, y, strict=True) if at >= begin]
+    begin = max((x[-1] for x, _ in curves), default=0) / 5
+    late = [height for x, y in curves for at, height in zip(x, y, strict=True) if at >= begin]
     if late:
         margin = 0.05 * (max(late) - min(late)) or 0.1
         axis.set_ylim(min(late) - margin, max(late) + margin)

@@ -80,7 +80,8 @@ def tables(plan: Iterable[Row]) -> dict[str, Artefact]:
         Artefact(
             "table1",
             "state_memory_per_device",
-            "Optimizer state per device, in MiB, counted at full size (table 1).",
+            "Optimizer state per device, in MiB, counted at full size (table 1). Of the mixtures of"
+            " experts the routed experts alone count, as there; in brackets the whole model.",
             needs=("memory.csv",),
         ),
         Artefact(

@@ -22,12 +22,12 @@ def state_memory_per_device(results: Results) -> tuple[pd.DataFrame, pd.DataFram
     columns = {}
     for model, of_model in numbers.groupby("model", sort=False):
         cells = of_model.set_index("label")
+        as_paper, whole = (
+            cells[column].map("{:.1f}".format)
+            for column in ("mib_per_device_as_paper", "mib_per_device")
+        )
         columns[f"{model}, paper"] = cells["paper"].map("{:.1f}".format, na_action="ignore")
-        for name, column in (
-            ("as counted there", "mib_per_device_as_paper"),
-            ("whole model", "mib_per_device"),
-        ):
-            columns[f"{model}, {name}"] = cells[column].map("{:.1f}".format, na_action="ignore")
+        columns[f"{model}, ours"] = as_paper.where(as_paper == whole, as_paper + " [" + whole + "]")
     labels = pd.Index(numbers["label"].unique(), name="optimizer")
     return numbers, pd.DataFrame(columns, index=labels)
 

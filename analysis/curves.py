@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 from scipy import stats
 
 from analysis import canvas
@@ -53,6 +54,8 @@ def loss_over_cost(results: Results) -> tuple[Figure, pd.DataFrame]:
     for axis, x, label in ((axes[0], "tokens", "tokens"), (axes[1], "minutes", "minutes")):
         _draw(axis, data, results.runs, x)
         axis.set(xlabel=label, title=_model(results.runs))
+        axis.locator_params(axis="x", nbins=5)
+    axes[0].xaxis.set_major_formatter(EngFormatter(sep=""))
     axes[0].set_ylabel("validation loss (nats per token)")
     _label(axes[1], data, results.runs, "minutes")
     canvas.tell_gaps(axes[0], results.runs)
@@ -128,10 +131,10 @@ def _joined(frames: Iterator[pd.DataFrame] | list[pd.DataFrame]) -> pd.DataFrame
 
 
 def _draw(axis: Axes, data: pd.DataFrame, runs: pd.DataFrame, x: str) -> None:
-    """Draw every line and seed of `data`, and choose the range of losses."""
+    """Draw every line and seed of `data`, in a range of losses that shows those that converge."""
     looks = _looks(runs)
-    named = runs.assign(line=_names(runs)).set_index(["line", "seed"])["status"].to_dict()
-    curves = []
+    status = runs.assign(line=_names(runs)).set_index(["line", "seed"])["status"].to_dict()
+    curves = {True: [], False: []}  # by whether they diverged
     for (line, seed), rows in data.groupby(["line", "seed"], sort=False):
         style = {key: looks[line][key] for key in ("color", "linestyle")}
         width = 1.2 if seed == "" else 0.6
@@ -144,11 +147,12 @@ def _draw(axis: Axes, data: pd.DataFrame, runs: pd.DataFrame, x: str) -> None:
             alpha=0.15,
             linewidth=0,
         )
-        curves.append((rows[x].to_numpy(), rows["loss"].to_numpy()))
-    canvas.zoom(axis, curves)
+        has_diverged = status.get((line, seed)) == "diverged"
+        curves[has_diverged].append((rows[x].to_numpy(), rows["loss"].to_numpy()))
+    canvas.zoom(axis, curves[False] or curves[True])
     low, high = axis.get_ylim()
     for (line, seed), rows in data.groupby(["line", "seed"], sort=False):
-        if named.get((line, seed)) == "diverged":
+        if status.get((line, seed)) == "diverged":
             end = rows.iloc[-1]
             height = min(max(end["loss"], low), high)  # on the edge where it left the range
             axis.plot(end[x], height, "x", color=looks[line]["color"], clip_on=False, markersize=4)

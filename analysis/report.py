@@ -12,7 +12,7 @@ from analysis.claims import find
 from analysis.frames import Results, provenance
 from analysis.reference import load_reference
 from analysis.tables import MISSING, make_table
-from analysis.verdicts import Finding, overall
+from analysis.verdicts import VERDICTS, Finding, overall
 from experiments.files import atomic
 
 
@@ -51,9 +51,17 @@ def _claims(findings: list[Finding]) -> list[dict[str, Any]]:
     claims = []
     for number, claim in load_reference()["claims"].items():
         parts = [finding for finding in findings if finding.claim == number]
-        rules = list(dict.fromkeys(finding.rule for finding in parts))
+        verdicts = [finding.verdict for finding in parts]
+        counts = {verdict: verdicts.count(verdict) for verdict in VERDICTS if verdict in verdicts}
         claims.append(
-            claim | {"number": number, "verdict": overall(parts), "parts": parts, "rules": rules}
+            claim
+            | {
+                "number": number,
+                "verdict": overall(parts),
+                "counts": ", ".join(f"{count} {verdict}" for verdict, count in counts.items()),
+                "parts": parts,
+                "rules": list(dict.fromkeys(finding.rule for finding in parts)),
+            }
         )
     return claims
 

@@ -69,7 +69,7 @@ def loss_over_state(results: Results) -> tuple[Figure, pd.DataFrame]:
     data = pd.concat([shared, own], ignore_index=True)
     data["state_bytes_per_parameter"] = data["optimizer"].map(size)
     figure, (axis,) = canvas.new(height=3.2)
-    figure.set_figwidth(canvas.PAGE_WIDTH * 0.7)
+    figure.set_figwidth(canvas.PAGE_WIDTH)
     for row in data.dropna(subset=["mean", "state_bytes_per_parameter"]).itertuples():
         style = look(row.optimizer)
         axis.errorbar(
@@ -85,7 +85,7 @@ def loss_over_state(results: Results) -> tuple[Figure, pd.DataFrame]:
     sizes = data["state_bytes_per_parameter"].dropna()
     if len(sizes):
         axis.set_xscale("log", base=2)
-        axis.set_xlim(sizes.min() / 1.4, sizes.max() * 2.6)
+        axis.set_xlim(sizes.min() / 2.5, sizes.max() * 1.3)
         means = data["mean"].dropna()
         if len(means):
             margin = 0.1 * (means.max() - means.min()) or 0.1
@@ -98,11 +98,13 @@ def loss_over_state(results: Results) -> tuple[Figure, pd.DataFrame]:
     )
     placed = data.dropna(subset=["mean", "state_bytes_per_parameter"])
     placed = placed.drop_duplicates("optimizer")
-    # Labels of sizes that are nearly the same stand in one column, or they would overlap.
-    for _, column in placed.groupby(np.log2(placed["state_bytes_per_parameter"]).round()):
-        labels = [
-            (row.mean, row.label, look(row.optimizer)["color"]) for row in column.itertuples()
-        ]
-        canvas.label_ends(axis, float(column["state_bytes_per_parameter"].max()), labels)
+    # Labels of sizes that are nearly the same stand in one column, or they would overlap. The last
+    # column has its labels outside; there is more room before a column than behind it.
+    column = np.log2(placed["state_bytes_per_parameter"]).round()
+    for size, cells in placed.groupby(column):
+        labels = [(row.mean, row.label, look(row.optimizer)["color"]) for row in cells.itertuples()]
+        is_last = size == column.max()
+        x = cells["state_bytes_per_parameter"].agg("max" if is_last else "min")
+        canvas.label_ends(axis, float(x), labels, "right" if is_last else "left")
     canvas.tell_gaps(axis, results.runs)
     return figure, data

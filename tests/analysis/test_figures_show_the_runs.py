@@ -169,12 +169,27 @@ def test_the_lines_of_the_papers_figure_2_differ_without_colour():
     assert len(set(styles)) == len(styles) == 5
 
 
-@pytest.mark.parametrize("heights", [[0.1, 0.1, 0.1], [0.0, 0.02, 0.5, 0.51], [0.3], []])
-def test_labels_keep_their_order_and_distance(heights):
+@pytest.mark.parametrize(
+    "heights", [[0.3, 0.3, 0.3], [0.0, 0.0, 0.02, 0.5, 0.51], [0.99, 1.0, 1.0], [0.3], []]
+)
+def test_labels_keep_their_order_and_distance_inside_the_figure(heights):
     placed = canvas.spread(heights, 0.05)
     assert len(placed) == len(heights)
     assert all(b - a >= 0.05 - 1e-12 for a, b in pairwise(placed))
-    assert np.mean(placed or [0]) == pytest.approx(np.mean(heights or [0]))
+    assert all(-1e-12 <= height <= 1 + 1e-12 for height in placed)
+
+
+def test_labels_that_have_room_stay_around_their_heights():
+    assert canvas.spread([0.3, 0.3, 0.7], 0.1) == pytest.approx([0.25, 0.35, 0.7])
+
+
+def test_a_diverged_run_does_not_decide_on_the_range(results, results_folder):
+    made = results(diverged=[("powerstep", 1)])
+    of_diverged = made.runs.loc[made.runs["status"] == "diverged", "run"].iloc[0]
+    made.metrics.loc[made.metrics["run"] == of_diverged, ["train_loss", "val_loss"]] *= 1000
+    figure, _ = loss_curves(made)
+    for axis in figure.axes:
+        assert axis.get_ylim()[1] < 6
 
 
 def test_the_analysis_starts_without_torch():

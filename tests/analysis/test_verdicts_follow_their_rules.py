@@ -173,6 +173,20 @@ def test_a_divergence_counts_as_an_infinite_loss(rule, a_diverged, b_diverged):
     assert judge(finding, rule, diverged, diverged).verdict == INCONCLUSIVE
 
 
+def test_the_large_models_are_compared_with_int8_state(results):
+    made = results(
+        [
+            (planned(optimizer, seed, experiment="large_scale", model="qwen3-nano"), final + noise)
+            for optimizer, final in (("adamw", 3.0), ("powerstep-int8", 3.1))
+            for seed, noise in enumerate((0.0, 0.01, -0.01))
+        ]
+    )
+    finding = finding_of(made, 1, "with int8 state")
+    assert finding.value == pytest.approx(0.1)
+    assert finding.verdict == NOT_SUPPORTED
+    assert finding.scale.startswith("qwen3-nano")
+
+
 def test_missing_seeds_are_said_and_not_averaged_over(results):
     found = finding_of(results(comparison([3.0, 3.2, 3.1], [3.0, 3.2, None])), 1, "final", "shared")
     assert "1 missing" in found.measured
