@@ -190,7 +190,11 @@ rule figure:
     input:
         unpack(lambda wildcards: inputs_of(FIGURES[wildcards.figure])),
     output:
-        expand(f"{RESULTS}/figures/{{{{figure}}}}.{{format}}", format=["pdf", "png", "csv"]),
+        pdf=f"{RESULTS}/figures/{{figure}}.pdf",
+        png=report(
+            f"{RESULTS}/figures/{{figure}}.png", category="figures", labels={"name": "{figure}"}
+        ),
+        csv=f"{RESULTS}/figures/{{figure}}.csv",
     log:
         f"{RESULTS}/logs/figure_{{figure}}.log",
     params:
@@ -205,7 +209,9 @@ rule table:
     input:
         unpack(lambda wildcards: inputs_of(TABLES[wildcards.table])),
     output:
-        expand(f"{RESULTS}/tables/{{{{table}}}}.{{format}}", format=["csv", "md", "tex"]),
+        csv=report(f"{RESULTS}/tables/{{table}}.csv", category="tables", labels={"name": "{table}"}),
+        md=f"{RESULTS}/tables/{{table}}.md",
+        tex=f"{RESULTS}/tables/{{table}}.tex",
     log:
         f"{RESULTS}/logs/table_{{table}}.log",
     params:
@@ -223,9 +229,12 @@ rule claims:
         metrics=expand("results/runs/{run}/metrics.parquet", run=RUNS),
         studies=["results/memory.csv", "results/convergence_fits.csv"],
     output:
-        expand(
-            f"{RESULTS}/{{file}}", file=["claims.csv", "claims.md", "runs.csv", "metrics.parquet"]
+        claims=report(
+            f"{RESULTS}/claims.csv", category="claims", labels={"name": "verdicts and findings"}
         ),
+        readable=f"{RESULTS}/claims.md",
+        runs=f"{RESULTS}/runs.csv",
+        metrics=f"{RESULTS}/metrics.parquet",
     log:
         f"{RESULTS}/logs/claims.log",
     params:

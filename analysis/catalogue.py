@@ -95,7 +95,8 @@ def tables(plan: Iterable[Row]) -> dict[str, Artefact]:
             "table3",
             "layouts",
             "Devices by model, and how many of them share data (dp), tensors (tp), layers (pp) and"
-            " experts (ep) between them (table 3).",
+            " experts (ep) between them (table 3); the optimizer state of a device where every copy"
+            " of the model holds its own.",
             needs=("memory.csv",),
         ),
         *_losses(plan, "table4", "comparison", "(table 4)"),

@@ -6,6 +6,7 @@ from analysis.frames import Results
 from analysis.reference import load_reference
 
 _LAYOUT = ["devices", "dp", "tp", "pp", "ep"]
+_OF_TABLE_1 = ["AdamW", "PowerStep int8"]
 _SETTINGS = ["dataset", "batch_size", "context", "lr", "steps"]
 
 
@@ -56,8 +57,13 @@ def hyperparameters(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def layouts(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return table 3: the devices of each published model and how it is split over them."""
-    memory = pd.read_csv(results.folder / "memory.csv").drop_duplicates("model").set_index("model")
+    """Return table 3: the devices of each published model and how it is split over them.
+
+    Beside it, the optimizer state of a device in MiB, where each copy of the model holds its own.
+    """
+    counted = pd.read_csv(results.folder / "memory.csv")
+    state = counted.pivot(index="model", columns="label", values="mib_per_device_replicated")
+    memory = counted.drop_duplicates("model").set_index("model")
     paper = pd.DataFrame(load_reference()["models"]).T[_LAYOUT]
     ours = memory.loc[[name for name in paper.index if name in memory.index]]
     ours = ours.assign(dp=ours["devices"] // (ours["tp"] * ours["pp"]))
@@ -67,6 +73,9 @@ def layouts(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
         shown[name] = [
             _both(a, b) for a, b in zip(numbers[name], numbers[f"{name}_paper"], strict=True)
         ]
+    for label in _OF_TABLE_1:
+        numbers[f"{label}_mib"] = state[label]
+        shown[f"{label} (MiB)"] = numbers[f"{label}_mib"].map("{:,.1f}".format)
     return numbers.reset_index(), shown
 
 
