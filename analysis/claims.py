@@ -303,9 +303,28 @@ def _both_protocols(
         ]
         rates = ", ".join(f"{row['label']} {show_lr(row)}" for row in chosen.values())
         asked = replace(own, protocol=f"own best lr: {rates}", scale=_scale(sweep, model))
-        yield judge(asked, rule, *losses)
+        yield _within_sweep(judge(asked, rule, *losses), rule, chosen[a]["edge"], chosen[b]["edge"])
     if not models:
         yield own
+
+
+def _within_sweep(finding: Finding, rule: Rule, a_at_edge: bool, b_at_edge: bool) -> Finding:
+    """Leave open what a better learning rate, beyond the edge of a sweep, could turn around.
+
+    Args:
+        finding: judged at the best rates of `a` and `b`.
+        rule: by which it was.
+        a_at_edge: whether the best rate of `a` is an edge of its sweep, so that it may end lower.
+        b_at_edge: the same of `b`.
+    """
+    finding = replace(
+        finding,
+        rule=f"{finding.rule} Inconclusive too where a better rate, beyond the edge of a sweep,"
+        " could turn it around.",
+    )
+    lower_a_undoes = (finding.verdict == SUPPORTED) == (rule is ABOVE)
+    is_open = a_at_edge if lower_a_undoes else b_at_edge
+    return replace(finding, verdict=INCONCLUSIVE) if is_open else finding
 
 
 def _each_model(
