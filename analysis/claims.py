@@ -35,6 +35,11 @@ from analysis.verdicts import (
 )
 from experiments.files import atomic
 
+SCOPE = (
+    "A claim is supported if all parts of it that were tested are, and not supported if one of them"
+    " is not. Verdicts hold at the scale that is named beside them; the paper's models have 124M to"
+    " 235B parameters."
+)
 COLLAPSE = 0.5  # nats above AdamW's final loss from which a run that did not diverge has collapsed
 SLOWDOWN = 1.05  # of AdamW's step time, up to which a cost counts as not noticeable
 EARLY = 0.2  # of a run's steps
@@ -482,6 +487,7 @@ def _markdown(findings: list[Finding], runs: pd.DataFrame) -> str:
         f"| {number}. {claim['statement']} | **{overall(parts[number])}** |"
         for number, claim in claims.items()
     ]
+    lines += ["", SCOPE]
     for number, claim in claims.items():
         lines += [
             "",

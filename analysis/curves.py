@@ -34,7 +34,7 @@ def loss_curves(results: Results) -> tuple[Figure, pd.DataFrame]:
     figure, axes = canvas.new(columns=2)
     for axis, panel in zip(axes, ("train", "validation"), strict=True):
         _draw(axis, data[data["panel"] == panel], results.runs, "step")
-        axis.set(xlabel="step", title=f"{_model(results.runs)}: {_TITLES[panel]}")
+        axis.set(xlabel="step", title=f"{_subject(results.runs)}: {_TITLES[panel]}")
     axes[0].set_ylabel("loss (nats per token)")
     _label(axes[1], data[data["panel"] == "validation"], results.runs, "step")
     canvas.tell_gaps(axes[0], results.runs)
@@ -53,7 +53,7 @@ def loss_over_cost(results: Results) -> tuple[Figure, pd.DataFrame]:
     figure, axes = canvas.new(columns=2)
     for axis, x, label in ((axes[0], "tokens", "tokens"), (axes[1], "minutes", "minutes")):
         _draw(axis, data, results.runs, x)
-        axis.set(xlabel=label, title=_model(results.runs))
+        axis.set(xlabel=label, title=_subject(results.runs))
         axis.locator_params(axis="x", nbins=5)
     axes[0].xaxis.set_major_formatter(EngFormatter(sep=""))
     axes[0].set_ylabel("validation loss (nats per token)")
@@ -167,5 +167,7 @@ def _label(axis: Axes, data: pd.DataFrame, runs: pd.DataFrame, x: str) -> None:
         canvas.label_ends(axis, float(data[x].max()), labels)
 
 
-def _model(runs: pd.DataFrame) -> str:
-    return ", ".join(runs["model"].unique())
+def _subject(runs: pd.DataFrame) -> str:
+    """Return the model, and the optimizer if there is but one."""
+    labels = runs["label"].unique()
+    return ", ".join([*runs["model"].unique(), *(labels if len(labels) == 1 else [])])

@@ -8,7 +8,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis.catalogue import Artefact, Row, figures, tables
-from analysis.claims import find
+from analysis.claims import SCOPE, find
 from analysis.frames import Results, provenance
 from analysis.reference import load_reference
 from analysis.tables import MISSING, make_table
@@ -34,6 +34,7 @@ def write_report(plan: list[Row], results: Results, folder: Path, settings: Path
         profile=folder.name,
         notes=notes,
         claims=claims,
+        scope=SCOPE,
         figures=[(figure, _png(folder, figure)) for figure in figures(plan).values()],
         tables=[(table, _html(make_table(table, results)[1])) for table in tables(plan).values()],
         runs=_run_table(results.runs),

@@ -124,6 +124,14 @@ def test_what_is_done_can_be_looked_at_before_the_rest_is(folder, text_file):
     assert "4 completed, 2 missing" in (results / "report.html").read_text()
 
 
+def test_snakemakes_own_report_holds_figures_tables_and_claims(folder):
+    code, output = snakemake(folder, "--report", str(folder / "own.html"))
+    assert code == 0, output
+    for name in ("fig2a.png", "table4.csv", "claims.csv"):
+        assert f"Adding {name}" in output
+    assert (folder / "own.html").stat().st_size > 0
+
+
 def test_each_run_stands_in_the_plan_as_a_job_of_its_own(folder, text_file):
     values = profile_values(text_file)
     values["experiments"]["comparison"]["seeds"] = [0, 1, 2]
