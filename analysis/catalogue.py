@@ -118,7 +118,8 @@ def tables(plan: Iterable[Row]) -> dict[str, Artefact]:
             Artefact(
                 "time_to_target",
                 "time_to_target",
-                "Steps and tokens to AdamW's final validation loss.",
+                "Steps and tokens to AdamW's final validation loss with the same seed. Where runs"
+                " ended without reaching it, > tells how far they came and how many they are.",
                 tuple(rows),
             ),
         ]
