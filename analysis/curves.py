@@ -135,6 +135,7 @@ def _draw(axis: Axes, data: pd.DataFrame, runs: pd.DataFrame, x: str) -> None:
     looks = _looks(runs)
     status = runs.assign(line=_names(runs)).set_index(["line", "seed"])["status"].to_dict()
     curves = {True: [], False: []}  # by whether they diverged
+    opacity = min(0.15, 0.6 / len(looks))  # many bands on top of each other stay light
     for (line, seed), rows in data.groupby(["line", "seed"], sort=False):
         style = {key: looks[line][key] for key in ("color", "linestyle")}
         width = 1.2 if seed == "" else 0.6
@@ -144,7 +145,7 @@ def _draw(axis: Axes, data: pd.DataFrame, runs: pd.DataFrame, x: str) -> None:
             rows["low"].astype(float),
             rows["high"].astype(float),
             color=style["color"],
-            alpha=0.15,
+            alpha=opacity,
             linewidth=0,
         )
         has_diverged = status.get((line, seed)) == "diverged"
