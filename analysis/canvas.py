@@ -83,9 +83,9 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
             last = groups.pop()
             groups[-1] += last
     placed = [_bottom(group, gap) + i * gap for group in groups for i in range(len(group))]
-    highest = [max(1.0, gap * (len(placed) - 1)) - gap * i for i in range(len(placed))]
-    placed = [min(y, top) for y, top in zip(placed, reversed(highest), strict=True)]
-    return [max(y, gap * i) for i, y in enumerate(placed)]
+    last = len(placed) - 1
+    top = max(1.0, gap * last)
+    return [max(gap * i, min(y, top - gap * (last - i))) for i, y in enumerate(placed)]
 
 
 def _bottom(group: list[float], gap: float) -> float:

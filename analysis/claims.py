@@ -28,10 +28,10 @@ from analysis.verdicts import (
     NOT_SUPPORTED,
     NOT_TESTED,
     SUPPORTED,
+    Claim,
     Finding,
     Rule,
     judge,
-    overall,
 )
 from experiments.files import atomic
 
@@ -61,6 +61,14 @@ def write_claims(results: Results, folder: Path) -> None:
 def find(results: Results) -> list[Finding]:
     """Return all findings, in the order of the claims."""
     return [finding for claim in _CLAIMS for finding in claim(results)]
+
+
+def by_claim(findings: list[Finding]) -> list[Claim]:
+    """Return every claim of the paper with its findings."""
+    return [
+        Claim(number, **claim, parts=tuple(f for f in findings if f.claim == number))
+        for number, claim in load_reference()["claims"].items()
+    ]
 
 
 def claims_frame(findings: list[Finding]) -> pd.DataFrame:
@@ -480,24 +488,20 @@ def _early_loss(metrics: pd.DataFrame | None, steps: int) -> float:
 
 def _markdown(findings: list[Finding], runs: pd.DataFrame) -> str:
     """Return a table of verdicts, every finding under its claim, and what the runs came from."""
-    claims = load_reference()["claims"]
-    parts = {number: [f for f in findings if f.claim == number] for number in claims}
+    claims = by_claim(findings)
     lines = ["| claim | verdict |", "|---|---|"]
-    lines += [
-        f"| {number}. {claim['statement']} | **{overall(parts[number])}** |"
-        for number, claim in claims.items()
-    ]
+    lines += [f"| {claim.number}. {claim.statement} | **{claim.verdict}** |" for claim in claims]
     lines += ["", SCOPE]
-    for number, claim in claims.items():
+    for claim in claims:
         lines += [
             "",
-            f"## {number}. {claim['statement']}: {overall(parts[number])}",
+            f"## {claim.number}. {claim.statement}: {claim.verdict}",
             "",
-            f"The paper: {claim['paper']}.",
+            f"The paper: {claim.paper}.",
             "",
         ]
-        lines += [f"- {_sentence(finding)}" for finding in parts[number]]
-        lines += ["", *(f"> {rule}" for rule in dict.fromkeys(f.rule for f in parts[number]))]
+        lines += [f"- {_sentence(finding)}" for finding in claim.parts]
+        lines += ["", *(f"> {rule}" for rule in claim.rules)]
     lines += ["", "## Where this comes from", "", provenance(runs).to_markdown()]
     return "\n".join(lines) + "\n"
 

@@ -51,9 +51,9 @@ def loss_over_cost(results: Results) -> tuple[Figure, pd.DataFrame]:
         _loss_of_steps(line, results.metrics, "validation", 1) for line in _lines(results.runs)
     )
     figure, axes = canvas.new(columns=2)
-    for axis, x, label in ((axes[0], "tokens", "tokens"), (axes[1], "minutes", "minutes")):
+    for axis, x in zip(axes, ("tokens", "minutes"), strict=True):
         _draw(axis, data, results.runs, x)
-        axis.set(xlabel=label, title=_subject(results.runs))
+        axis.set(xlabel=x, title=_subject(results.runs))
         axis.locator_params(axis="x", nbins=5)
     axes[0].xaxis.set_major_formatter(EngFormatter(sep=""))
     axes[0].set_ylabel("validation loss (nats per token)")

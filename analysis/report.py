@@ -2,17 +2,15 @@
 
 import base64
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis.catalogue import Artefact, Row, figures, tables
-from analysis.claims import SCOPE, find
+from analysis.claims import SCOPE, by_claim, find
 from analysis.frames import Results, provenance
-from analysis.reference import load_reference
 from analysis.tables import MISSING, make_table
-from analysis.verdicts import VERDICTS, Finding, overall
+from analysis.verdicts import Claim
 from experiments.files import atomic
 
 
@@ -25,7 +23,7 @@ def write_report(plan: list[Row], results: Results, folder: Path, settings: Path
         folder: of the profile, where its figures stand already.
         settings: YAML file of those behind the plan.
     """
-    claims = _claims(find(results))
+    claims = by_claim(find(results))
     notes = _notes(results.runs)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
@@ -45,26 +43,6 @@ def write_report(plan: list[Row], results: Results, folder: Path, settings: Path
         path.write_text(page, encoding="utf-8")
     with atomic(folder / "summary.txt") as path:
         path.write_text(_summary(folder, notes, claims), encoding="utf-8")
-
-
-def _claims(findings: list[Finding]) -> list[dict[str, Any]]:
-    """Return each claim with its verdict, its findings and the rules they follow."""
-    claims = []
-    for number, claim in load_reference()["claims"].items():
-        parts = [finding for finding in findings if finding.claim == number]
-        verdicts = [finding.verdict for finding in parts]
-        counts = {verdict: verdicts.count(verdict) for verdict in VERDICTS if verdict in verdicts}
-        claims.append(
-            claim
-            | {
-                "number": number,
-                "verdict": overall(parts),
-                "counts": ", ".join(f"{count} {verdict}" for verdict, count in counts.items()),
-                "parts": parts,
-                "rules": list(dict.fromkeys(finding.rule for finding in parts)),
-            }
-        )
-    return claims
 
 
 def _notes(runs: pd.DataFrame) -> list[str]:
@@ -129,11 +107,11 @@ def _html(table: pd.DataFrame) -> str:
     return table.rename_axis(index=None, columns=table.index.name).to_html(border=0, na_rep=MISSING)
 
 
-def _summary(folder: Path, notes: list[str], claims: list[dict[str, Any]]) -> str:
+def _summary(folder: Path, notes: list[str], claims: list[Claim]) -> str:
     lines = [
         f"PowerStep-Bench, profile {folder.name}",
         *(f"  {note}" for note in notes),
-        *(f"  {claim['number']:>2}. {claim['verdict']}: {claim['statement']}" for claim in claims),
+        *(f"  {claim.number:>2}. {claim.verdict}: {claim.statement}" for claim in claims),
         f"  open {folder / 'report.html'}; claims.md, tables and figures stand beside it",
     ]
     return "\n".join(lines) + "\n"

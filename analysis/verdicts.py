@@ -64,6 +64,33 @@ def overall(findings: Iterable[Finding]) -> str:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """A claim of the paper, and the findings on its parts."""
+
+    number: int
+    statement: str
+    paper: str  # what it reports
+    parts: tuple[Finding, ...]
+
+    @property
+    def verdict(self) -> str:
+        """Return the verdict on the whole."""
+        return overall(self.parts)
+
+    @property
+    def counts(self) -> str:
+        """Say how many parts have each verdict."""
+        verdicts = [part.verdict for part in self.parts]
+        counts = {verdict: verdicts.count(verdict) for verdict in VERDICTS}
+        return ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+
+    @property
+    def rules(self) -> list[str]:
+        """Return the rules that the parts follow, each once."""
+        return list(dict.fromkeys(part.rule for part in self.parts))
+
+
+@dataclass(frozen=True)
 class Rule:
     """How the losses `a` and `b` of the same seeds decide on a part of a claim.
 

@@ -33,13 +33,12 @@ def check_runs(planned: list[PlannedRun], corpora: Path) -> None:
     facts = {path: verify(corpora / path) for path in {spec.corpus.path for spec in specs}}
     for spec in specs:
         check_size(facts[spec.corpus.path], spec.training.batch_size, spec.training.context)
-    # The first run of each, which a reader of the profile comes to first.
-    distinct = {
-        (spec.model_name, spec.optimizer.model_dump_json(), spec.training.weight_decay): run
-        for run in reversed(planned)
-        for spec in [run.spec]
-    }
-    for run in reversed(distinct.values()):
+    distinct: dict[tuple[str, str, float], PlannedRun] = {}
+    for run in planned:
+        spec = run.spec
+        key = (spec.model_name, spec.optimizer.model_dump_json(), spec.training.weight_decay)
+        distinct.setdefault(key, run)
+    for run in distinct.values():
         _try_optimizer(run)
 
 
