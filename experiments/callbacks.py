@@ -5,6 +5,8 @@ from pathlib import Path
 import lightning.pytorch as L
 from tqdm import tqdm
 
+from experiments.checkpoint import save_checkpoint
+
 
 class SaveLast(L.Callback):
     """Writes the checkpoint a run is resumed from, after each validation."""
@@ -13,8 +15,8 @@ class SaveLast(L.Callback):
         self._path = path
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save; Lightning writes a checkpoint atomically."""
-        trainer.save_checkpoint(self._path, weights_only=False)  # the optimizer's state as well
+        """Save."""
+        save_checkpoint(trainer, self._path)
 
 
 class ProgressLine(L.Callback):
@@ -40,3 +42,36 @@ class ProgressLine(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave the full bar standing."""
         self._bar.close()
+
+
+class TensorBoard(L.Callback):
+    """Writes every logged number for TensorBoard too.
+
+    Args:
+        folder: of its event files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Open it where the run stands; what was written of later steps is not shown."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(self._folder, purge_step=trainer.global_step + 1)
+        self._written = len(pl_module.metrics.rows)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object
+    ) -> None:
+        """Write the rows that are new."""
+        rows = pl_module.metrics.rows
+        for row in rows[self._written :]:
+            for name, value in row.items():
+                self._writer.add_scalar(name, value, row["step"])
+        self._written = len(rows)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write what the last validation added."""
+        self.on_train_batch_end(trainer, pl_module)
+        self._writer.close()

@@ -20,15 +20,8 @@ def check_runs(planned: list[PlannedRun], corpora: Path) -> None:
         corpora: folder that holds their corpora.
 
     Raises:
-        ConfigError: a run is laid out for several devices, a corpus is damaged or smaller than a
-            batch, or an optimizer cannot be made.
+        ConfigError: a corpus is damaged or smaller than a batch, or an optimizer cannot be made.
     """
-    for run in planned:
-        if run.layout.devices > 1:
-            raise ConfigError(
-                f"by_model.{run.spec.model_name}.layout.devices is {run.layout.devices}, but a run"
-                " trains on one device: it must be 1"
-            )
     specs = {run.spec.path: run.spec for run in planned}.values()
     facts = {path: verify(corpora / path) for path in {spec.corpus.path for spec in specs}}
     for spec in specs:

@@ -37,6 +37,10 @@ class OptimizerSettings(Settings):
         description="importable class, e.g. torch.optim.SGD",
     )
     args: dict[str, Any] = Field(default={}, description="arguments of the class")
+    sharded: bool = Field(
+        default=True,
+        description="whether it can step on parts of tensors; with strategy fsdp others get ddp",
+    )
     source: str = Field(description="where these arguments come from")
 
 
@@ -104,9 +108,10 @@ class Experiment(Settings):
 
 
 class Layout(Settings):
-    """The devices that one model is trained on, and what they split between them.
+    """The devices that the paper has for a model, and what they split between them (table 3).
 
-    It changes where a run is computed and not its result, so it is no part of a run's identity.
+    The state of a device is counted by it. What runs here are trained on stands in what they ask of
+    a cluster (experiments.cluster).
     """
 
     devices: int = Field(default=1, gt=0, description="of all nodes together")
@@ -184,22 +189,23 @@ def load_profile(name: str) -> Profile:
 
 
 class LocatedError(ConfigError):
-    """One that names its file already."""
+    """One that names its file already, or that stands in none."""
 
 
 @contextmanager
-def lines_named(profile: str) -> Iterator[None]:
+def lines_named(profile: str, *others: Path) -> Iterator[None]:
     """Add to a ConfigError the line to mend, of the profile or of a shared registry.
 
     Args:
         profile: as of `load_profile`.
+        others: more YAML files that settings come from.
     """
     try:
         yield
     except LocatedError:
         raise
     except ConfigError as error:
-        raise _located(error, _path(profile), *_registry_files()) from None
+        raise _located(error, _path(profile), *_registry_files(), *others) from None
 
 
 def profile_names() -> list[str]:

@@ -13,7 +13,6 @@ from pydantic import Field, TypeAdapter
 
 from experiments.config import (
     Experiment,
-    Layout,
     ModelTraining,
     OptimizerSettings,
     Profile,
@@ -72,7 +71,6 @@ class PlannedRun:
     experiment: str
     spec: RunSpec
     label: str
-    layout: Layout
     shared_lr: float  # the learning rate that all optimizers of this model have in common
     argument: str = ""  # of the optimizer, where the experiment varies one
     value: Any = None  # of that argument
@@ -156,9 +154,8 @@ def _expand(profile: Profile, name: str, experiment: Experiment) -> list[Planned
     for model_name in experiment.models:
         model = _look_up(profile.models, model_name, f"{where}.models")
         corpus, training = _data_and_training(profile, model_name)
-        layout = profile.by_model.get(model_name, ModelTraining()).layout
         _check_fit(profile, model_name, model, corpus, training)
-        _check_layout(model_name, model, layout)
+        _check_layout(profile, model_name, model)
         for optimizer_name, (argument, value), lr, seed in product(
             experiment.optimizers,
             varied or [("", None)],
@@ -175,7 +172,7 @@ def _expand(profile: Profile, name: str, experiment: Experiment) -> list[Planned
                 training=training.model_copy(update={"lr": lr}),
                 seed=seed,
             )
-            planned = PlannedRun(name, spec, entry.label, layout, training.lr, argument, value)
+            planned = PlannedRun(name, spec, entry.label, training.lr, argument, value)
             runs.append(planned)
     return runs
 
@@ -245,7 +242,8 @@ def _check_fit(
         )
 
 
-def _check_layout(name: str, model: ModelSettings, layout: Layout) -> None:
+def _check_layout(profile: Profile, name: str, model: ModelSettings) -> None:
+    layout = profile.by_model.get(name, ModelTraining()).layout
     experts = getattr(model, "experts", 1)
     if experts % layout.ep:
         raise ConfigError(

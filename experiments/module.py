@@ -3,22 +3,27 @@
 import math
 import time
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
+from experiments.checkpoint import by_name, by_number, check_shapes, fresh_state
 from experiments.data import TokenBatches
 from experiments.grid import RunSpec
 from experiments.machine import peak_memory_bytes
 from experiments.metrics import MetricsLog
 from experiments.models import build_model
 from experiments.optimizers import build_optimizer, state_bytes
+from experiments.parallel import Parallel
 from experiments.schedule import lr_factor
+from experiments.strategies import ShardedStrategy, shard, whole
 
 _BATCH_NOISE = 0.1  # nats by which the first batch's loss may lie below that of other text
 
@@ -27,25 +32,36 @@ class LanguageModelRun(L.LightningModule):
     """A model, its data and its optimizer, trained for a fixed number of steps.
 
     The training loader only counts steps: each step looks its batch up by seed and step, so a run
-    that is resumed sees exactly the data it would have seen.
+    that is resumed sees exactly the data it would have seen. Of several processes each takes its
+    part of that batch, and the first keeps the metrics.
     """
 
-    def __init__(self, spec: RunSpec, batches: TokenBatches, folder: Path) -> None:
+    def __init__(
+        self, spec: RunSpec, batches: TokenBatches, folder: Path, parallel: Parallel
+    ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.spec = spec
         self.batches = batches
+        self.parallel = parallel
         self.metrics = MetricsLog(folder / "metrics.jsonl")
-        torch.manual_seed(spec.seed)  # the same initial weights for every optimizer
+        torch.manual_seed(spec.seed)  # the same initial weights for every optimizer and process
         self.model = build_model(spec.model)
-        self.optimizer = build_optimizer(
-            spec.optimizer, self.model, spec.training.lr, spec.training.weight_decay
-        )
         self.last_row: dict[str, float] = {}
         self._val_losses: list[tuple[float, int]] = []
+        self._peak_bytes = 0
+
+    def configure_model(self) -> None:
+        """Split the model where each process holds a part of it."""
+        if self.parallel.processes > 1 and self.parallel.strategy == "fsdp":
+            shard(self.model, self.device_mesh)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Give Lightning the optimizer and its schedule."""
+        settings = self.spec.training
+        self.optimizer = build_optimizer(
+            self.spec.optimizer, self.model, settings.lr, settings.weight_decay
+        )
         schedule = LambdaLR(self.optimizer, lambda step: lr_factor(step + 1, self.spec.training))
         return {"optimizer": self.optimizer, "lr_scheduler": schedule}
 
@@ -54,14 +70,23 @@ class LanguageModelRun(L.LightningModule):
         return range(self.spec.training.steps)
 
     def val_dataloader(self) -> DataLoader:
-        """Return the fixed validation windows, already in batches."""
-        settings = self.spec.training
-        size = settings.micro_batch_size or settings.batch_size
-        return DataLoader(self.batches.validation(settings.val_sequences, size), batch_size=None)
+        """Return this process's part of the fixed validation windows, already in batches.
+
+        The processes have equally many, since they compute together: some may have the last batch
+        once more, which then does not count.
+        """
+        settings, parts = self.spec.training, self.parallel.data_parallel
+        size = self.parallel.micro_batch_size(settings)
+        batches = self.batches.validation(settings.val_sequences, size)
+        counted = [(*batch, True) for batch in batches]
+        counted += [(*batches[-1], False)] * (-len(batches) % parts)
+        mine = self.global_rank // self.parallel.tensor_parallel
+        return DataLoader(counted[mine::parts], batch_size=None)
 
     def on_train_start(self) -> None:
         """Drop rows that were written after the checkpoint this run goes on from."""
-        self.metrics.rewind(self.global_step)
+        if self.trainer.is_global_zero:
+            self.metrics.rewind(self.global_step)
 
     def training_step(self, batch: int, batch_idx: int) -> None:
         """Take one optimizer step on the batch of this step."""
@@ -83,40 +108,84 @@ class LanguageModelRun(L.LightningModule):
             "tokens": step * settings.batch_size * settings.context,
             "train_loss": loss,
             "lr": lr,
-            "grad_norm": grad_norm.item(),
+            "grad_norm": whole(grad_norm).item(),
             "update_rms": _rms_difference(self.model.parameters(), before),
             "step_seconds": finished - started,
             "optimizer_seconds": finished - update_started,
         }
         self.trainer.should_stop = not math.isfinite(loss)  # nothing finite comes after
         if self.trainer.should_stop or (is_logged and not is_validated):
+            self._keep(row)
+
+    def _keep(self, row: dict[str, float]) -> None:
+        if self.trainer.is_global_zero:
             self.metrics.append(row)
 
     def _accumulate_gradients(self) -> float:
         """Leave the gradient of the whole batch in the parameters; return its mean loss."""
         settings = self.spec.training
         self.optimizer.zero_grad()
-        inputs, targets = self.batches.train(self.spec.seed, self.global_step, settings.batch_size)
-        size = settings.micro_batch_size or settings.batch_size
-        parts = settings.batch_size // size
+        part = self.parallel.part(settings.batch_size, self.global_rank)
+        inputs, targets = (
+            tensor[part]
+            for tensor in self.batches.train(self.spec.seed, self.global_step, settings.batch_size)
+        )
+        size = self.parallel.micro_batch_size(settings)
+        micro_batches = list(zip(inputs.split(size), targets.split(size), strict=True))
         total = 0.0
-        for micro in zip(inputs.split(size), targets.split(size), strict=True):
-            loss = self.model(*(tensor.to(self.device) for tensor in micro)) / parts
-            self.manual_backward(loss)
+        for index, micro in enumerate(micro_batches):
+            with self._exchange_gradients(index == len(micro_batches) - 1):
+                loss = self.model(*(tensor.to(self.device) for tensor in micro))
+                loss = loss / len(micro_batches)
+                self.manual_backward(loss)
             total += loss.item()
-        return total
+        return self._mean(total)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def _exchange_gradients(self, is_last: bool) -> AbstractContextManager:
+        """Return a context in which DDP adds up gradients only after the last micro-batch."""
+        wrapper = self.trainer.strategy.model
+        is_ddp = isinstance(wrapper, DistributedDataParallel)
+        return wrapper.no_sync() if is_ddp and not is_last else nullcontext()
+
+    def _mean(self, value: float) -> float:
+        """Return the mean over all processes."""
+        if self.parallel.processes == 1:
+            return value
+        tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
+        return self.trainer.strategy.reduce(tensor, reduce_op="mean").item()
+
+    def validation_step(self, batch: tuple[Tensor, Tensor, bool], batch_idx: int) -> None:
         """Add a batch of validation windows."""
-        self._val_losses.append((self.model(*batch).item(), len(batch[0])))
+        inputs, targets, counts = batch
+        loss = self.model(inputs, targets).item()
+        if counts:
+            self._val_losses.append((loss, len(inputs)))
 
     def on_validation_epoch_end(self) -> None:
         """Complete this step's row with the mean over all validation windows."""
-        windows = sum(size for _, size in self._val_losses)
-        val_loss = sum(loss * size for loss, size in self._val_losses) / windows
+        windows = self._mean(sum(size for _, size in self._val_losses))
+        val_loss = self._mean(sum(loss * size for loss, size in self._val_losses)) / windows
         self._val_losses.clear()
         if not self.trainer.should_stop:
-            self.metrics.append(self.last_row | {"val_loss": val_loss})
+            self._keep(self.last_row | {"val_loss": val_loss})
+
+    def on_fit_end(self) -> None:
+        """Learn how much memory the process needed that needed most."""
+        peak = torch.tensor(peak_memory_bytes(), device=self.device)
+        self._peak_bytes = int(self.trainer.strategy.reduce(peak, reduce_op="max"))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name the optimizer's states, so that another number of processes can load them."""
+        if not isinstance(self.trainer.strategy, ShardedStrategy):  # which names them itself
+            (state,) = checkpoint["optimizer_states"]
+            checkpoint["optimizer_states"] = [by_name(state, self, self.optimizer)]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Number the optimizer's states, as the optimizer does that is not sharded."""
+        if "optimizer_states" in checkpoint:  # the sharded strategy has loaded them already
+            (state,) = checkpoint["optimizer_states"]
+            check_shapes(state, fresh_state(self.spec))
+            checkpoint["optimizer_states"] = [by_number(state)]
 
     def summary(self) -> dict[str, Any]:
         """Return the run in a few numbers.
@@ -137,7 +206,7 @@ class LanguageModelRun(L.LightningModule):
             "best_val_loss": float(val_losses.min()) if len(val_losses) else None,
             "parameters": parameters,
             "state_bytes": state_bytes(self.optimizer),
-            "peak_memory_bytes": peak_memory_bytes(),
+            "peak_memory_bytes": self._peak_bytes,
             "tokens_per_second": self.spec.training.batch_size
             * self.spec.training.context
             / float(frame["step_seconds"].median()),
@@ -157,7 +226,7 @@ def _rms_difference(params: Iterable[Tensor], before: list[Tensor]) -> float:
     if not before:
         return math.nan
     squares = [
-        (new.detach().float() - old.float()).square().sum()
+        whole((new.detach().float() - old.float()).square().sum())
         for new, old in zip(params, before, strict=True)
     ]
     return math.sqrt(sum(squares).item() / sum(old.numel() for old in before))

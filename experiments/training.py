@@ -3,66 +3,97 @@
 import fcntl
 import json
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
 import torch
 
-from experiments.callbacks import ProgressLine, SaveLast
+from experiments.callbacks import ProgressLine, SaveLast, TensorBoard
 from experiments.corpus import read_facts
 from experiments.data import TokenBatches, check_size
 from experiments.files import atomic
 from experiments.grid import RunSpec
+from experiments.interruption import SaveOnSignal
 from experiments.machine import provenance
 from experiments.module import LanguageModelRun
-from experiments.settings import ConfigError
+from experiments.parallel import ALONE, Parallel
+from experiments.strategies import environment, trainer_arguments
 
+# Whoever trains on a login node or a machine of their own means to.
+warnings.filterwarnings("ignore", message="The `srun` command is available")
 # It is: a batch is looked up by its step (experiments.module).
 warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
 
 
-def train(spec: RunSpec, corpus: Path, folder: Path) -> dict[str, Any]:
+def train(
+    spec: RunSpec,
+    corpus: Path,
+    folder: Path,
+    parallel: Parallel = ALONE,
+    *,
+    tensorboard: bool = False,
+    requeue: Callable[[], None] | None = None,
+) -> dict[str, Any] | None:
     """Train a run to its end, going on from its last checkpoint if there is one.
+
+    Where several processes train it, each of them calls this.
 
     Args:
         spec: everything the result depends on.
         corpus: folder of the tokenised corpus.
         folder: of this run; gets spec.json, metrics.jsonl and last.ckpt as it goes, and at its end
             metrics.parquet and summary.json.
+        parallel: the processes, and how they share the work.
+        tensorboard: whether to write TensorBoard logs as well.
+        requeue: gives the job back to the queue and does not return. With it the run is saved when
+            a signal says that the job is about to end.
 
     Returns:
-        The summary, as it stands in summary.json.
+        The summary, as it stands in summary.json; None in all processes but the first.
 
     Raises:
-        ConfigError: the corpus is too small, the optimizer cannot be made, or another process is
-            training this run.
+        ConfigError: the corpus is too small, the processes cannot share the run, or the optimizer
+            cannot be made.
     """
     facts = read_facts(corpus)
     expected_text = getattr(spec.corpus.settings, "sha256", None)
     check_size(facts, spec.training.batch_size, spec.training.context)
+    parallel.check(spec, "parallel")
+    is_first = environment().global_rank() == 0
     folder.mkdir(parents=True, exist_ok=True)
-    with _only_trainer_of(folder):
-        with atomic(folder / "spec.json") as path:
-            path.write_text(spec.model_dump_json(indent=2, by_alias=True) + "\n")
-        run = LanguageModelRun(spec, TokenBatches(corpus, spec.training.context), folder)
-        origin = provenance() | {"threads": torch.get_num_threads()}
+    with _only_trainer_of(folder) if is_first else nullcontext():
         checkpoint = folder / "last.ckpt"
+        callbacks: list[L.Callback] = [SaveLast(checkpoint)]
+        if is_first:
+            with atomic(folder / "spec.json") as path:
+                path.write_text(spec.model_dump_json(indent=2, by_alias=True) + "\n")
+            callbacks.append(ProgressLine())
+            if tensorboard:
+                callbacks.append(TensorBoard(folder / "tensorboard"))
+        if requeue:
+            callbacks.append(SaveOnSignal(checkpoint, requeue))
+        run = LanguageModelRun(spec, TokenBatches(corpus, spec.training.context), folder, parallel)
+        origin = provenance() | {
+            "threads": torch.get_num_threads(),
+            "processes": parallel.processes,
+            "strategy": parallel.strategy if parallel.processes > 1 else None,
+        }
         # Deterministic algorithms would also fill every fresh tensor with NaN, which takes time.
         torch.utils.deterministic.fill_uninitialized_memory = False
         trainer = L.Trainer(
+            **trainer_arguments(parallel),
             max_steps=spec.training.steps,
             max_epochs=-1,
             accelerator="auto",
-            devices=1,
             precision=spec.training.precision,
             val_check_interval=spec.training.val_every,
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
             deterministic="warn",
-            callbacks=[SaveLast(checkpoint), ProgressLine()],
+            callbacks=callbacks,
             default_root_dir=folder,
             enable_checkpointing=False,
             enable_model_summary=False,
@@ -70,6 +101,8 @@ def train(spec: RunSpec, corpus: Path, folder: Path) -> dict[str, Any]:
             logger=False,
         )
         trainer.fit(run, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
+        if not is_first:
+            return None
         summary = run.summary() | {
             "corpus": {
                 "name": facts.name,
@@ -87,10 +120,11 @@ def train(spec: RunSpec, corpus: Path, folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def _only_trainer_of(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which the system takes back if this process dies."""
+    """Hold the folder's lock, which the system takes back if this process dies.
+
+    Wait for it where another process has it: one whose launcher was killed, or whose job was
+    cancelled and takes its time to end.
+    """
     with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"another process is training the run in {folder}") from None
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield

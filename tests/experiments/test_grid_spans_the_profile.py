@@ -114,7 +114,7 @@ def test_a_model_may_be_trained_in_its_own_way(paths):
     assert not paths(shorten) & paths()
 
 
-def test_where_a_run_is_computed_is_no_part_of_what_it_is(paths):
+def test_the_papers_layout_is_no_part_of_what_a_run_is(paths):
     def spread(values):
         values["by_model"] = {"tiny": {"layout": {"devices": 8, "tp": 2}}}
 
