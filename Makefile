@@ -1,6 +1,9 @@
 # Two commands do all the set-up:
 #   make reproduce                 trains and reports the profile `laptop`
 #   make reproduce PROFILE=smoke   the same in a few minutes, for a first look
+#   make reproduce LAUNCHER=slurm  the same on a cluster: each run is a job of SLURM
+#   make plan                      shows what would be done, and what each job asks for
+#   make status                    shows how far every run is
 #   make test                      runs the tests
 #   make bench                     measures a step of each optimizer, in an environment of its own
 #   make bench-analysis            measures the analysis of 500 runs
@@ -8,16 +11,26 @@
 # The first two make the virtual environment .venv from requirements.lock first.
 
 PROFILE ?= laptop
+LAUNCHER ?= default
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 IN_VENV := PATH="$(BIN):$$PATH"
 
-.PHONY: reproduce test bench bench-analysis reference lint lock clean
+.PHONY: reproduce plan status test bench bench-analysis reference lint lock clean
 .DELETE_ON_ERROR:
 
 reproduce: $(VENV)/installed
-	$(IN_VENV) snakemake --config profile=$(PROFILE)
+	$(IN_VENV) snakemake --profile profiles/$(LAUNCHER) --config profile=$(PROFILE)
+
+plan: $(VENV)/installed
+	@$(IN_VENV) snakemake --profile profiles/$(LAUNCHER) --config profile=$(PROFILE) --dry-run
+ifneq ($(wildcard profiles/$(LAUNCHER)/cluster.yaml),)
+	@$(IN_VENV) python -m experiments jobs --profile $(PROFILE) --cluster profiles/$(LAUNCHER)/cluster.yaml
+endif
+
+status: $(VENV)/installed
+	@$(IN_VENV) python -m experiments status --profile $(PROFILE)
 
 test: $(VENV)/installed
 	$(IN_VENV) python -m pytest

@@ -1,7 +1,8 @@
 """From a profile to its report: corpus → plan → train each run → tables, figures, claims → report.
 
 `snakemake` runs the profile `laptop`; `snakemake --config profile=smoke` another one, by its name
-in experiments/config/ or by the path of a YAML file. A figure or a table asked for by its path, such
+in experiments/config/ or by the path of a YAML file. `snakemake --profile profiles/slurm` has the
+runs trained by a SLURM cluster. A figure or a table asked for by its path, such
 as results/laptop/figures/fig3a.pdf, trains only the runs it shows. `snakemake so_far` makes everything
 from the runs that are done, and marks the others as missing.
 """
@@ -16,18 +17,31 @@ sys.path.insert(0, workflow.basedir)
 shell.prefix(f"export PYTHONPATH={shlex.quote(workflow.basedir)}:${{{{PYTHONPATH:-}}}}; ")
 
 from analysis.catalogue import figures, tables
+from experiments.cluster import parse_cluster
 from experiments.config import CONFIG_DIR, lines_named, load_profile
+from experiments.gpus import visible_gpus
 from experiments.grid import digest, plan
+from experiments.run_folder import RunFolder
 from experiments.settings import ConfigError
+from experiments.slurm import check_cluster
 
 try:
-    if unknown := sorted(set(config) - {"profile"}):
-        raise ConfigError(f"--config has {unknown[0]!r}, but it accepts only profile=NAME")
+    accepted = ("profile", "runs_at_once", "slurm", "tensorboard")
+    if unknown := sorted(set(config) - set(accepted)):
+        raise ConfigError(f"--config has {unknown[0]!r}, but it accepts only {', '.join(accepted)}")
     PROFILE = str(config.get("profile", "laptop"))
     if (name := Path(PROFILE).stem) in ("bench", "corpora", "logs", "reference", "runs"):
         raise ConfigError(f"profile is {name!r}, but results/{name} holds other things: rename it")
-    with lines_named(PROFILE):
-        PLAN = plan(load_profile(PROFILE))
+    with lines_named(PROFILE, *workflow.overwrite_configfiles):
+        profile = load_profile(PROFILE)
+        PLAN = plan(profile)
+        CLUSTER = parse_cluster(config["slurm"], profile.models) if "slurm" in config else None
+        JOBS = {}
+        if CLUSTER:
+            for run in PLAN:
+                optimizer = profile.optimizers[run.spec.optimizer.name]
+                JOBS[run.spec.path] = CLUSTER.job_of(run.spec.model_name, optimizer.sharded)
+                JOBS[run.spec.path].check(run.spec, "slurm")
 except ConfigError as error:
     sys.exit(f"error: {error}")
 
@@ -42,10 +56,28 @@ SETTINGS_FILE = f"{RESULTS}/plans/{PLAN_DIGEST}.yaml"
 ROWS = [run.row() for run in PLAN]
 FIGURES = figures(ROWS)
 TABLES = tables(ROWS)
+# On this machine: a run on each GPU, or on each core; what there are more cores, the runs share.
+RUNS_AT_ONCE = int(config.get("runs_at_once", len(visible_gpus()) or workflow.cores))
+THREADS = 0 if CLUSTER else max(1, workflow.cores // RUNS_AT_ONCE)
 
 
 def spec_of(wildcards):
     return RUNS[f"{wildcards.model}/{wildcards.optimizer}/{wildcards.run}"]
+
+
+def folder_of(wildcards):
+    return RunFolder(Path("results/runs", spec_of(wildcards).path))
+
+
+def failed_runs():
+    """Return a line for each run that ended without a result."""
+    folders = [RunFolder(Path("results/runs", run)) for run in RUNS]
+    outcomes = [(folder.path, folder.summary) for folder in folders]
+    return [
+        f"{path}: {summary['status']}, {summary['reason']}"
+        for path, summary in outcomes
+        if "reason" in summary
+    ]
 
 
 def needs_of(wildcards):
@@ -54,10 +86,18 @@ def needs_of(wildcards):
     Its name holds all that its result depends on, so no newer file could make it out of date.
     """
     spec = spec_of(wildcards)
-    outputs = [f"results/runs/{spec.path}/{name}" for name in ("summary.json", "metrics.parquet")]
-    if all(Path(output).exists() for output in outputs):
+    if folder_of(wildcards).is_done:
         return []
     return [PLAN_FILE, f"results/corpora/{spec.corpus.path}/meta.json"]
+
+
+def how(wildcards):
+    """How a run is trained: options of its launcher on which its result does not depend."""
+    options = ["--tensorboard"] if config.get("tensorboard") else []
+    if CLUSTER:
+        job = JOBS[spec_of(wildcards).path].model_dump_json(exclude_defaults=True)
+        options += ["--job", job, "--queue", "results/logs/slurm_queue.json"]
+    return shlex.join(options)
 
 
 def inputs_of(artefact):
@@ -77,9 +117,20 @@ wildcard_constraints:
     table="|".join(map(re.escape, TABLES)),
 
 
+onstart:
+    if CLUSTER:
+        try:
+            with lines_named(PROFILE, *workflow.overwrite_configfiles):
+                check_cluster(CLUSTER, {spec.model_name for spec in RUNS.values()})
+        except ConfigError as error:
+            sys.exit(f"error: {error}")
+
+
 onsuccess:
     if Path(f"{RESULTS}/summary.txt").exists():
         print(Path(f"{RESULTS}/summary.txt").read_text())
+    if failed := failed_runs():
+        sys.exit("\n  ".join([f"{len(failed)} failed; the same command tries again:", *failed]))
 
 
 onerror:
@@ -89,7 +140,7 @@ onerror:
     }
     jobs[f"{RESULTS}/logs/plan.log"] = PLAN_FILE
     jobs |= {
-        f"results/runs/{run}/train.log": f"results/runs/{run}/summary.json" for run in RUNS
+        f"results/runs/{run}/launch.log": f"results/runs/{run}/summary.json" for run in RUNS
     }
     for job_log, made in jobs.items():
         if Path(job_log).exists() and not Path(made).exists():
@@ -140,24 +191,29 @@ rule train:
     input:
         needs_of,
     output:
-        # Checkpoint and growing metrics are not declared: Snakemake would delete them before a job.
+        # What it is computed with is not declared: Snakemake would delete it before a job.
         summary="results/runs/{model}/{optimizer}/{run}/summary.json",
         metrics="results/runs/{model}/{optimizer}/{run}/metrics.parquet",
     log:
-        "results/runs/{model}/{optimizer}/{run}/train.log",
-    threads: 1
+        "results/runs/{model}/{optimizer}/{run}/launch.log",
+    threads: THREADS
+    resources:
+        here=0,
+        how=how,  # a change of it trains nothing again, as one of a parameter would
     params:
         spec=lambda wildcards: spec_of(wildcards).model_dump_json(),
         corpus=lambda wildcards: f"results/corpora/{spec_of(wildcards).corpus.path}",
         folder=lambda wildcards, output: Path(output.summary).parent,
+        # One more than when it was trained last: it is tried again.
+        failures=lambda wildcards: folder_of(wildcards).failures,
     message:
         "train {wildcards.model} with {wildcards.optimizer}, {wildcards.run}"
     shell:
         # glibc returns large tensors to the system after every step, and a small model spends much of
-        # its time on taking them back; these settings keep them.
+        # its time on taking them back; these settings keep them. exec: signals reach the launcher.
         "MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296"
-        " python -m experiments train --spec {params.spec:q} --corpus {params.corpus:q}"
-        " --folder {params.folder:q} --threads {threads} > {log:q} 2>&1"
+        " exec python -m experiments launch --spec {params.spec:q} --corpus {params.corpus:q}"
+        " --folder {params.folder:q} --threads {threads} {resources.how} > {log:q} 2>&1"
 
 
 rule memory:

@@ -5,11 +5,14 @@ Heavy imports stand in the commands that need them, so that a mistake is told at
 
 import argparse
 import csv
+import os
 import sys
+from functools import partial
 from pathlib import Path
 
 from experiments.config import lines_named, load_profile
 from experiments.files import atomic
+from experiments.gpus import own_gpu
 from experiments.grid import Corpus, RunSpec, dump_used, plan
 from experiments.settings import ConfigError
 
@@ -36,7 +39,36 @@ def main(arguments: list[str] | None = None) -> None:
     command.add_argument("--corpus", type=Path, required=True, help="folder of its corpus")
     command.add_argument("--folder", type=Path, required=True, help="where its files go")
     command.add_argument("--threads", type=int, default=1, help="processor threads")
+    command.add_argument("--tensorboard", action="store_true", help="write TensorBoard logs")
     command.set_defaults(run=run_train)
+
+    command = commands.add_parser("launch", help="have one run trained, here or by SLURM")
+    command.add_argument("--spec", required=True, help="the run as JSON")
+    command.add_argument("--corpus", type=Path, required=True, help="folder of its corpus")
+    command.add_argument("--folder", type=Path, required=True, help="where its files go")
+    command.add_argument("--threads", type=int, default=1, help="processor threads, here")
+    command.add_argument("--job", default="", help="what it asks of SLURM, as JSON; else here")
+    command.add_argument("--queue", type=Path, help="what the launchers know of SLURM's queue")
+    command.add_argument("--tensorboard", action="store_true", help="write TensorBoard logs")
+    command.set_defaults(run=run_launch)
+
+    command = commands.add_parser("record-failure", help="write what is left of a failed run")
+    command.add_argument("--folder", type=Path, required=True, help="of the run")
+    command.add_argument("--status", required=True, help="failed or timeout")
+    command.add_argument("--reason", required=True, help="in a line")
+    command.add_argument("--log", type=Path, required=True, help="what it said last")
+    command.set_defaults(run=run_record_failure)
+
+    command = commands.add_parser("jobs", help="show what the runs to train will ask of SLURM")
+    command.add_argument("--profile", default="laptop", help="name or path of the profile")
+    command.add_argument("--cluster", type=Path, required=True, help="YAML with the key slurm")
+    command.add_argument("--results", type=Path, default=Path("results"), help="their folder")
+    command.set_defaults(run=run_jobs)
+
+    command = commands.add_parser("status", help="show how far every run of a profile is")
+    command.add_argument("--profile", default="laptop", help="name or path of the profile")
+    command.add_argument("--results", type=Path, default=Path("results"), help="their folder")
+    command.set_defaults(run=run_status)
 
     command = commands.add_parser("memory", help="count optimizer state at full size")
     command.add_argument("--output", type=Path, required=True, help="the counts, as CSV")
@@ -86,13 +118,68 @@ def run_plan(options: argparse.Namespace) -> None:
 
 def run_train(options: argparse.Namespace) -> None:
     """Train a run and print how it ended."""
-    import torch
+    with own_gpu() as gpu:
+        if gpu is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # before torch is there
+        import torch
 
-    from experiments.training import train
+        from experiments.training import train
 
-    torch.set_num_threads(options.threads)
-    summary = train(RunSpec.model_validate_json(options.spec), options.corpus, options.folder)
+        torch.set_num_threads(options.threads)
+        spec = RunSpec.model_validate_json(options.spec)
+        summary = train(spec, options.corpus, options.folder, tensorboard=options.tensorboard)
     print(f"{summary['status']} after {summary['steps']} steps: {summary['final_val_loss']}")
+
+
+def run_launch(options: argparse.Namespace) -> None:
+    """Have a run trained, and print how it ended."""
+    from experiments.launch import launch
+    from experiments.run_folder import RunFolder
+
+    spec, run = RunSpec.model_validate_json(options.spec), RunFolder(options.folder)
+    if options.job:
+        from experiments.cluster import JobSettings
+        from experiments.launch_on_slurm import SlurmLauncher
+        from experiments.slurm import Queue
+        from experiments.task import TrainingTask
+
+        job = JobSettings.model_validate_json(options.job)
+        task = TrainingTask(spec, options.corpus, run, job, options.tensorboard)
+        train = SlurmLauncher(task, Queue(options.queue)).train
+    else:
+        from experiments.launch_here import train_here
+
+        train = partial(train_here, spec, options.corpus, run, options.threads, options.tensorboard)
+    print(launch(run, train))
+
+
+def run_record_failure(options: argparse.Namespace) -> None:
+    """Write summary and metrics of a run that failed."""
+    from experiments.failure import record_failure
+    from experiments.run_folder import RunFolder
+
+    record_failure(RunFolder(options.folder), options.status, options.reason, options.log)
+
+
+def run_jobs(options: argparse.Namespace) -> None:
+    """Print the jobs of each model: how many, what they ask for, and one's batch script."""
+    from experiments.cluster import read_cluster
+    from experiments.slurm import describe_jobs
+
+    with lines_named(options.profile, options.cluster):
+        profile = load_profile(options.profile)
+        planned = plan(profile)
+        cluster = read_cluster(options.cluster, profile.models)
+    print(describe_jobs([run.spec for run in planned], cluster, options.results))
+
+
+def run_status(options: argparse.Namespace) -> None:
+    """Print how far every run of a profile is."""
+    from experiments.status import status
+
+    with lines_named(options.profile):
+        planned = plan(load_profile(options.profile))
+    print(status(planned, options.results))
 
 
 def run_memory(options: argparse.Namespace) -> None:

@@ -1,0 +1,47 @@
+"""The GPUs of this machine, one for each run that trains on it. Imports no torch."""
+
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs that processes here may use, by the names in CUDA_VISIBLE_DEVICES."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+    if not shutil.which("nvidia-smi"):
+        return []
+    done = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
+    return [str(index) for index in range(done.stdout.count("\n"))] if not done.returncode else []
+
+
+@contextmanager
+def own_gpu() -> Iterator[str | None]:
+    """Hold a GPU that no other run of this user trains on, waiting until one is free.
+
+    Yields:
+        Its name, or None where there is none at all.
+    """
+    gpus = visible_gpus()
+    while gpus:
+        for gpu in gpus:
+            with _lock_of(gpu).open("w") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                yield gpu
+                return
+        time.sleep(1)
+    yield None
+
+
+def _lock_of(gpu: str) -> Path:
+    return Path(tempfile.gettempdir()) / f"powerstep-{os.getuid()}-gpu-{gpu}.lock"

@@ -1,0 +1,45 @@
+"""Training a run on this machine, in a process of its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from experiments.failure import last_line
+from experiments.grid import RunSpec
+from experiments.launch import Failure, Stopped
+from experiments.run_folder import RunFolder
+
+
+def train_here(
+    spec: RunSpec, corpus: Path, run: RunFolder, threads: int, tensorboard: bool
+) -> Failure | None:
+    """Train a run to its end.
+
+    Args:
+        spec: everything the result depends on.
+        corpus: folder of the tokenised corpus.
+        run: where its files go.
+        threads: processor threads.
+        tensorboard: whether to write TensorBoard logs.
+
+    Returns:
+        Why it has no result, or None where it has one.
+    """
+    command = [sys.executable, "-m", "experiments", "train", "--spec", spec.model_dump_json()]
+    command += ["--corpus", str(corpus), "--folder", str(run.training), "--threads", str(threads)]
+    command += ["--tensorboard"] * tensorboard
+    run.history.append("started")
+    log = run.path / "train.log"
+    with log.open("a") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file)
+        try:
+            code = process.wait()
+        except Stopped:
+            run.history.append("cancelled")
+            process.terminate()
+            process.wait()
+            raise
+    if run.has_ended:
+        return None
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    return Failure("failed", f"{how}: {last_line(log)}", log)

@@ -1,0 +1,105 @@
+"""How far every run of a profile is, read from its files: SLURM is not asked."""
+
+import fcntl
+import json
+from collections import Counter
+from collections.abc import Iterable
+from datetime import timedelta
+from pathlib import Path
+from statistics import median
+
+from tabulate import tabulate
+
+from experiments.grid import PlannedRun, RunSpec
+from experiments.run_folder import RunFolder
+from experiments.slurm import Queue
+
+_COLUMNS = (
+    *("model", "optimizer", "lr", "seed", "status"),
+    *("step", "loss", "tokens/s", "left", "job", "starts", "note"),
+)
+_LAST_ROWS = 20  # of the metrics; the speed is their median
+
+
+def status(planned: Iterable[PlannedRun], results: Path) -> str:
+    """Return a table with a line a run, and how many runs are in each state.
+
+    Args:
+        planned: the runs, in the order they are shown.
+        results: the folder `results/`.
+    """
+    specs = {run.spec.path: run.spec for run in planned}.values()
+    jobs = Queue(results / "logs" / "slurm_queue.json").last().jobs
+    reasons = {job.id: job.reason for job in jobs.values() if job.state == "PENDING"}
+    rows = [_row(spec, RunFolder(results / "runs" / spec.path), reasons) for spec in specs]
+    counts = Counter(row["status"] for row in rows)
+    table = tabulate([[row.get(key, "") for key in _COLUMNS] for row in rows], headers=_COLUMNS)
+    total = ", ".join(f"{count} {state}" for state, count in counts.items())
+    return f"{table}\n\n{len(rows)} runs: {total}"
+
+
+def _row(spec: RunSpec, run: RunFolder, reasons: dict[str, str]) -> dict[str, object]:
+    """Return what is known of a run, by column."""
+    starts = run.history.events("started")
+    row = {
+        "model": spec.model_name,
+        "optimizer": _optimizer(spec),
+        "lr": spec.training.lr,
+        "seed": spec.seed,
+        "status": "pending",
+        "starts": len(starts) or "",
+    }
+    if summary := run.summary:
+        row |= {"status": summary["status"], "step": summary["steps"]}
+        row |= {"loss": _number(summary["final_val_loss"]), "job": summary["launch"]["job"]}
+        return row | {"note": summary.get("reason", "")}
+    progress = _progress(spec, run)
+    events = run.history.events("submitted", "started", "requeued", "cancelled", "failed")
+    last = events[-1] if events else {"event": "none"}
+    row |= {"step": progress.get("step", ""), "job": last.get("job", "")}
+    if last["event"] == "started":
+        row |= progress | {"status": "running"}
+    elif last["event"] in ("submitted", "requeued"):
+        row["note"] = reasons.get(last["job"], "")
+    if last["event"] in ("submitted", "started", "requeued") and not _has_launcher(run):
+        row["note"] = "its launcher is gone; the same command goes on"
+    return row
+
+
+def _optimizer(spec: RunSpec) -> str:
+    return spec.optimizer.name
+
+
+def _progress(spec: RunSpec, run: RunFolder) -> dict[str, object]:
+    """Return step, loss, speed and time left of a run that is trained."""
+    log = run.training / "metrics.jsonl"
+    lines = log.read_text().splitlines(keepends=True)[-_LAST_ROWS:] if log.exists() else []
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    if not rows:
+        return {}
+    training, seconds = spec.training, median(row["step_seconds"] for row in rows)
+    step = rows[-1]["step"]
+    left = timedelta(seconds=round((training.steps - step) * seconds))
+    return {
+        "step": step,
+        "loss": _number(rows[-1]["train_loss"]),
+        "tokens/s": f"{training.batch_size * training.context / seconds:,.0f}",
+        "left": str(left),
+    }
+
+
+def _number(loss: float | None) -> str:
+    return "" if loss is None else f"{loss:.3f}"
+
+
+def _has_launcher(run: RunFolder) -> bool:
+    """Tell whether a launcher sees to the run: it holds a lock while it lives."""
+    lock = run.path / "launcher.lock"
+    if not lock.exists():
+        return False
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
