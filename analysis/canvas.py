@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib as mpl
 import pandas as pd
 
+from analysis.frames import ENDED
 from experiments.files import atomic
 
 mpl.use("agg")
@@ -98,7 +99,7 @@ def _top(group: list[float], gap: float) -> float:
 
 def tell_gaps(axis: Axes, runs: pd.DataFrame) -> None:
     """Say inside a figure which of its runs are missing."""
-    missing = runs[runs["status"] == "missing"].drop_duplicates("run")
+    missing = runs[~runs["status"].isin(ENDED)].drop_duplicates("run")
     if missing.empty:
         return
     named = [f"{row.label} seed {row.seed}" for row in missing.itertuples()]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.frames import Results, provenance
+from analysis.frames import ENDED, Results, provenance
 from analysis.losses import best_lr, by_seed
 from analysis.reference import load_reference
 from analysis.statistics import MARGIN
@@ -388,7 +388,7 @@ def _counted(finding: Finding, above: pd.Series, threshold: float, absent: str) 
 def _never_diverges(runs: pd.DataFrame, finding: Finding, optimizer: str) -> Finding:
     """Complete a finding by how many of an optimizer's runs diverged, whatever the experiment."""
     ended = _where(runs, optimizer=optimizer).drop_duplicates("run")
-    ended = ended[ended["status"] != "missing"]
+    ended = ended[ended["status"].isin(ENDED)]
     finding = replace(finding, rule="Supported if no run of it diverged, not supported if one did.")
     if ended.empty:
         return finding

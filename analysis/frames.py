@@ -19,8 +19,9 @@ _PLAN = [
 ]
 _SUMMARY = [
     *("run", "status", "steps", "tokens", "final_val_loss", "best_val_loss", "parameters"),
-    *("state_bytes", "peak_memory_bytes", "tokens_per_second", "optimizer_seconds"),
+    *("state_bytes", "peak_memory_bytes", "tokens_per_second", "optimizer_seconds", "reason"),
 ]
+ENDED = ("completed", "diverged")  # the status of a run that has a result
 _KEYS = ["experiment", "argument", "value", "run"]  # tell the rows of a plan apart
 
 
@@ -31,9 +32,10 @@ class Results:
     Args:
         folder: `results/`, which holds `runs/` and the studies.
         runs: one row a planned run: its columns in the plan (experiments.grid.PlannedRun.row), and
-            those of its summary.json. `status` is completed, diverged, or missing where a run has
-            not ended; the summary's columns are NaN there.
-        metrics: one row a logged step: `run`, step, train_loss, val_loss, … (experiments.metrics).
+            those of its summary.json. `status` is completed, diverged, failed, timeout, or missing
+            where a run has not ended; the summary's columns are NaN there.
+        metrics: one row a logged step of each run that completed or diverged: `run`, step,
+            train_loss, val_loss, … (experiments.metrics).
     """
 
     folder: Path
@@ -69,7 +71,7 @@ def read_results(rows: Iterable[Row], folder: Path) -> Results:
     runs["status"] = runs["status"].astype("str").fillna("missing")
     metrics = [
         pd.read_parquet(folder / "runs" / name / "metrics.parquet").assign(run=name)
-        for name in ended
+        for name in runs.loc[runs["status"].isin(ENDED), "run"].unique()
     ]
     empty = pd.DataFrame(columns=["run", *COLUMNS])
     return Results(folder, runs, pd.concat(metrics, ignore_index=True) if metrics else empty)
@@ -100,9 +102,10 @@ def provenance(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _summary(folder: Path, name: str) -> dict[str, Any]:
-    """Return a run's summary, inner keys joined by dots."""
-    text = (folder / "runs" / name / "summary.json").read_text()
-    return pd.json_normalize(json.loads(text)).iloc[0].to_dict() | {"run": name}
+    """Return a run's summary but for its log, inner keys joined by dots."""
+    summary = json.loads((folder / "runs" / name / "summary.json").read_text())
+    summary.pop("log", None)
+    return pd.json_normalize(summary).iloc[0].to_dict() | {"run": name}
 
 
 def _with_columns(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:

@@ -52,6 +52,11 @@ def _notes(runs: pd.DataFrame) -> list[str]:
         f"{counts.sum()} runs: "
         + ", ".join(f"{count} {status}" for status, count in counts.items())
     ]
+    without = runs.drop_duplicates("run").dropna(subset="reason")
+    notes += [
+        f"{row.label} on {row.model}, lr {row.lr:g}, seed {row.seed}: {row.status}, {row.reason}"
+        for row in without.itertuples()
+    ]
     if "corpus.as_recorded" in runs and runs["corpus.as_recorded"].eq(False).any():
         notes.append(
             "the corpus is not the recorded one (other versions than in requirements.lock?):"

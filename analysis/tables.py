@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis import configured
 from analysis.catalogue import Artefact
-from analysis.frames import Results
+from analysis.frames import ENDED, Results
 from analysis.losses import best_lr, final_losses, show
 from analysis.reference import load_reference
 from analysis.targets import steps_to_target
@@ -130,7 +130,7 @@ def cost(results: Results) -> Table:
     for (model, optimizer, label), cell in runs.groupby(
         ["model", "optimizer", "label"], sort=False
     ):
-        ended = cell[cell["status"] != "missing"]
+        ended = cell[cell["status"].isin(ENDED)]
         rows.append(
             {
                 "model": model,

@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from analysis.frames import Results
+from analysis.frames import ENDED, Results
 from analysis.losses import best_lr
 
 
@@ -39,7 +39,7 @@ def steps_to_target(results: Results) -> pd.DataFrame:
 def _reached(cell: pd.DataFrame, targets: pd.Series, metrics: pd.DataFrame) -> dict[str, float]:
     """Return how one optimizer's runs met the targets of their seeds."""
     hits, lasts = [], []
-    for run, seed in cell.loc[cell["status"] != "missing", ["run", "seed"]].itertuples(index=False):
+    for run, seed in cell.loc[cell["status"].isin(ENDED), ["run", "seed"]].itertuples(index=False):
         if seed not in targets.index:
             continue
         rows = metrics[(metrics["run"] == run) & metrics["val_loss"].notna()]
