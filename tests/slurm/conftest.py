@@ -1,0 +1,137 @@
+"""A real SLURM to test on, and folders in which the pipeline runs on it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from experiments.run_folder import RunFolder
+from tests.conftest import profile_values, write_profile
+
+ROOT = Path(__file__).parent.parent.parent
+JOB = {"memory_gb": 0.5, "time_minutes": 5, "save_seconds": 10}
+TIMES = ["step_seconds", "optimizer_seconds"]
+
+
+def _missing() -> str:
+    """Return why there is no SLURM to test on; "" where there is one."""
+    if not shutil.which("sbatch"):
+        return "SLURM is not installed (tests/slurm/cluster.sh install)"
+    if subprocess.run(["sinfo"], capture_output=True).returncode:
+        return "SLURM does not run (tests/slurm/cluster.sh up)"
+    return ""
+
+
+def pytest_collection_modifyitems(items):
+    here = [item for item in items if Path(__file__).parent in item.path.parents]
+    if here and (reason := _missing()):
+        for item in here:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A directory of a user of the cluster.
+
+    Args:
+        path: the directory.
+        text_file: to train on.
+    """
+
+    path: Path
+    text_file: Path
+
+    def write_profile(
+        self, name: str, experiments=None, optimizers=None, models=None, **training
+    ) -> None:
+        """Write a profile of tiny runs."""
+        values = profile_values(self.text_file, **training)
+        values["experiments"] = experiments or values["experiments"]
+        values["optimizers"] = optimizers or {}
+        values["models"] = models or values["models"]
+        write_profile(self.path / f"{name}.yaml", values)
+
+    def write_cluster(self, by_model: dict[str, Any] | None = None, **job: Any) -> None:
+        """Write what jobs ask for, beside the project's own profile for SLURM."""
+        folder = self.path / "profiles" / "slurm"
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "profiles" / "slurm" / "config.yaml", folder)
+        values = {"slurm": {"default": JOB | job, "by_model": by_model or {}}}
+        (folder / "cluster.yaml").write_text(yaml.safe_dump(values))
+
+    def start(self, profile: str, *targets: str, options=(), env=None) -> subprocess.Popen:
+        """Start Snakemake on the cluster, in a process group of its own, as a terminal does."""
+        return subprocess.Popen(
+            [
+                *("snakemake", "--snakefile", str(ROOT / "Snakefile")),
+                *("--workflow-profile", str(ROOT / "profiles" / "default")),
+                *("--profile", "profiles/slurm", *options),
+                *("--config", f"profile={profile}.yaml", "--", *targets),
+            ],
+            cwd=self.path,
+            env=env or os.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, profile: str, *targets: str, options=(), env=None) -> tuple[int, str]:
+        """Run Snakemake on the cluster; return its exit code and what it printed."""
+        process = self.start(profile, *targets, options=options, env=env)
+        output, _ = process.communicate()
+        return process.returncode, output
+
+    def runs(self, pattern: str = "*/*/*") -> list[RunFolder]:
+        """Return the runs whose folders match, in the order of their names."""
+        return [RunFolder(path) for path in sorted((self.path / "results/runs").glob(pattern))]
+
+    def jobs(self) -> pd.DataFrame:
+        """Return the jobs that were submitted from here, as SLURM accounts them: id and state."""
+        command = ["sacct", "--allocations", "--noheader", "--parsable2"]
+        command += ["--starttime=now-1day", "--format=JobID,State,WorkDir,JobName"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        rows = [line.split("|") for line in done.stdout.splitlines()]
+        jobs = pd.DataFrame(rows, columns=["id", "state", "folder", "name"])
+        return jobs[jobs["folder"] == str(self.path)]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory, text_file):
+    """Return a directory of its own for each module."""
+    made = Workspace(tmp_path_factory.mktemp("cluster"), text_file)
+    made.write_cluster()
+    return made
+
+
+def wait_until(true: Callable[[], object], seconds: float = 90) -> None:
+    """Wait for something that other processes bring about."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.1)
+
+
+def metrics(run: RunFolder) -> pd.DataFrame:
+    """Return a run's metrics, without the times."""
+    return pd.read_parquet(run.path / "metrics.parquet").drop(columns=TIMES)
+
+
+def train_here(run: RunFolder, folder: Path, corpus: Path, **optimizer_args: Any) -> RunFolder:
+    """Train the run of a job once more, in one process of this machine."""
+    spec = json.loads((run.training / "spec.json").read_text())
+    spec["optimizer"]["args"] |= optimizer_args
+    command = [sys.executable, "-m", "experiments", "launch", "--folder", str(folder)]
+    command += ["--spec", json.dumps(spec), "--corpus", str(corpus)]
+    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    return RunFolder(folder)
