@@ -17,7 +17,7 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 IN_VENV := PATH="$(BIN):$$PATH"
 
-.PHONY: reproduce plan status test bench bench-analysis reference lint lock clean
+.PHONY: reproduce plan status test test-here test-slurm bench bench-analysis reference lint lock clean
 .DELETE_ON_ERROR:
 
 reproduce: $(VENV)/installed
@@ -32,8 +32,15 @@ endif
 status: $(VENV)/installed
 	@$(IN_VENV) python -m experiments status --profile $(PROFILE)
 
+# Those that need a cluster mostly wait for it, so the others run beside them.
 test: $(VENV)/installed
-	$(IN_VENV) python -m pytest
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync test-here test-slurm
+
+test-here:
+	$(IN_VENV) python -m pytest --ignore=tests/slurm
+
+test-slurm:
+	$(IN_VENV) python -m pytest tests/slurm -rs
 
 bench: $(VENV)-bench/installed
 	PATH="$(CURDIR)/$(VENV)-bench/bin:$$PATH" python -m experiments.bench

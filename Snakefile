@@ -29,6 +29,10 @@ try:
     accepted = ("profile", "runs_at_once", "slurm", "tensorboard")
     if unknown := sorted(set(config) - set(accepted)):
         raise ConfigError(f"--config has {unknown[0]!r}, but it accepts only {', '.join(accepted)}")
+    # On this machine: a run on each GPU, or on each core. They share what cores there are.
+    RUNS_AT_ONCE = config.get("runs_at_once", len(visible_gpus()) or workflow.cores)
+    if not isinstance(RUNS_AT_ONCE, int) or RUNS_AT_ONCE < 1:
+        raise ConfigError(f"runs_at_once is {RUNS_AT_ONCE!r}, but it must be a number above 0")
     PROFILE = str(config.get("profile", "laptop"))
     if (name := Path(PROFILE).stem) in ("bench", "corpora", "logs", "reference", "runs"):
         raise ConfigError(f"profile is {name!r}, but results/{name} holds other things: rename it")
@@ -56,8 +60,6 @@ SETTINGS_FILE = f"{RESULTS}/plans/{PLAN_DIGEST}.yaml"
 ROWS = [run.row() for run in PLAN]
 FIGURES = figures(ROWS)
 TABLES = tables(ROWS)
-# On this machine: a run on each GPU, or on each core; what there are more cores, the runs share.
-RUNS_AT_ONCE = int(config.get("runs_at_once", len(visible_gpus()) or workflow.cores))
 THREADS = 0 if CLUSTER else max(1, workflow.cores // RUNS_AT_ONCE)
 
 

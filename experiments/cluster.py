@@ -71,9 +71,10 @@ class JobSettings(Parallel):
     def __str__(self) -> str:
         """Return what is asked for, in words."""
         each = "1 GPU and " if self.gpus_per_task else ""
+        together = f" ({self.strategy})" if self.processes > 1 else ""
         return (
             f"{self.nodes} node{'s' * (self.nodes > 1)} with {self.tasks_per_node}"
-            f" process{'es' * (self.tasks_per_node > 1)}, {each}{self.cpus_per_task}"
+            f" process{'es' * (self.tasks_per_node > 1)}{together}, {each}{self.cpus_per_task}"
             f" CPU{'s' * (self.cpus_per_task > 1)} each, {self.memory_gb:g} GB a node,"
             f" {self.time_minutes} min, partition {self.partition or 'of the site'}"
         )

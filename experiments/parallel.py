@@ -91,11 +91,12 @@ class Parallel(Settings):
                 f"{where}.tensor_parallel is {self.tensor_parallel}, but for {spec.model_name} it"
                 " must be 1: only dense Qwen3 models can be split so"
             )
-        if spec.model.kv_heads % self.tensor_parallel:
-            raise ConfigError(
-                f"{where}.tensor_parallel is {self.tensor_parallel}, but it must divide the"
-                f" kv_heads of {spec.model_name}, {spec.model.kv_heads}"
-            )
+        for field in ("kv_heads", "mlp_width"):
+            if getattr(spec.model, field) % self.tensor_parallel:
+                raise ConfigError(
+                    f"{where}.tensor_parallel is {self.tensor_parallel}, but it must divide the"
+                    f" {field} of {spec.model_name}, {getattr(spec.model, field)}"
+                )
 
 
 ALONE = Parallel()

@@ -187,7 +187,9 @@ def test_an_edit_of_the_profile_does_what_it_asks_for_and_no_more(folder, text_f
     assert "4 runs: 4 completed" in output
 
 
-def test_a_failed_run_stops_no_other_and_is_named(folder, text_file, tmp_path, monkeypatch):
+def test_a_failed_run_stops_no_other_is_named_and_is_tried_again(
+    folder, text_file, tmp_path, monkeypatch
+):
     (tmp_path / "crashing.py").write_text(CRASHING)
     values = profile_values(text_file, steps=8)
     values["optimizers"] = {
@@ -198,14 +200,28 @@ def test_a_failed_run_stops_no_other_and_is_named(folder, text_file, tmp_path, m
     write_profile(folder / "failing.yaml", values)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     code, output = snakemake(folder, profile="failing.yaml")
-    assert code != 0
-    named = output[output.index("failed: results/runs/tiny/crashing/") :]
+    assert code == 1
+    assert "2 runs: " in output
+    assert "1 completed" in output
+    named = output[output.index("1 failed; the same command tries again:") :]
+    assert named.startswith(
+        "1 failed; the same command tries again:\n  results/runs/tiny/crashing/"
+    )
     assert "RuntimeError: this optimizer has a bug" in named
+    assert "1 failed" in (folder / "results/failing/report.html").read_text()
+    assert "1 missing of 1" in (folder / "results/failing/tables/table4.md").read_text()
     finished = [
         json.loads(path.read_text())["steps"]
         for path in (folder / "results/runs/tiny/adamw").glob("*/summary.json")
     ]
     assert sorted(finished) == [8, 12, 12]
+
+    (tmp_path / "crashing.py").write_text(CRASHING.replace("self.count == 3", "False"))
+    code, output = snakemake(folder, profile="failing.yaml")
+    assert code == 0
+    assert output.count("train tiny with") == 1
+    assert "2 runs: 2 completed" in output
+    assert "Nothing to be done" in snakemake(folder, "--dry-run", profile="failing.yaml")[1]
 
 
 @pytest.mark.parametrize(
@@ -245,4 +261,23 @@ def test_an_argument_that_a_class_lacks_ends_it_before_any_training(folder, text
 def test_an_unknown_key_of_the_command_line_is_refused(folder):
     code, output = snakemake(folder, "steps=5")
     assert code != 0
-    assert "error: --config has 'steps', but it accepts only profile=NAME" in output
+    assert "error: --config has 'steps', but it accepts only profile, runs_at_once" in output
+
+
+@pytest.mark.parametrize("number", ["0", "many"])
+def test_runs_at_once_must_be_a_number(folder, number):
+    code, output = snakemake(folder, f"runs_at_once={number}")
+    assert code != 0
+    assert re.search(f"^error: runs_at_once is '?{number}'?, but it must be", output, re.MULTILINE)
+
+
+def test_runs_side_by_side_share_the_cores(folder, text_file):
+    write_profile(folder / "shared.yaml", profile_values(text_file, steps=16, lr=2e-2))
+    arguments = ("runs_at_once=2", "--cores", "6", "--", "results/shared/tables/table4.md")
+    code, output = snakemake(folder, *arguments, profile="shared.yaml")
+    assert code == 0, output
+    threads = [
+        json.loads(path.read_text())["provenance"]["threads"]
+        for path in (folder / "results/runs/tiny").glob("*/lr0.02*/summary.json")
+    ]
+    assert threads == [3] * 4

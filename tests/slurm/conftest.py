@@ -96,14 +96,19 @@ class Workspace:
         """Return the runs whose folders match, in the order of their names."""
         return [RunFolder(path) for path in sorted((self.path / "results/runs").glob(pattern))]
 
+    def ended_jobs(self) -> pd.DataFrame:
+        """Return the jobs that were submitted from here, once SLURM has accounted their ends."""
+        wait_until(lambda: not self.jobs()["state"].isin(["PENDING", "RUNNING", "REQUEUED"]).any())
+        return self.jobs()
+
     def jobs(self) -> pd.DataFrame:
-        """Return the jobs that were submitted from here, as SLURM accounts them: id and state."""
+        """Return the jobs that were submitted from here, as SLURM accounts them so far."""
         command = ["sacct", "--allocations", "--noheader", "--parsable2"]
         command += ["--starttime=now-1day", "--format=JobID,State,WorkDir,JobName"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         rows = [line.split("|") for line in done.stdout.splitlines()]
         jobs = pd.DataFrame(rows, columns=["id", "state", "folder", "name"])
-        return jobs[jobs["folder"] == str(self.path)]
+        return jobs[jobs["folder"] == str(self.path)].reset_index(drop=True)
 
 
 @pytest.fixture(scope="module")

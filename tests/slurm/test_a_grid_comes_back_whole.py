@@ -106,8 +106,8 @@ def test_a_failed_run_keeps_the_end_of_its_log(workspace, grid):
 
 
 def test_each_run_is_one_job_and_at_most_eight_are_submitted(workspace, grid):
-    assert len(workspace.jobs()) == 40
-    assert workspace.jobs()["name"].is_unique
+    assert len(workspace.ended_jobs()) == 40
+    assert workspace.ended_jobs()["name"].is_unique
     assert 1 < grid["launchers"] <= 8
 
 

@@ -43,7 +43,7 @@ def preempted(workspace):
     workspace.write_cluster(time_minutes=1, save_seconds=5)
     experiment = {"models": ["tiny"], "optimizers": ["slow"], "seeds": [0]}
     workspace.write_profile(
-        "slow", {"comparison": experiment}, {"slow": SLOW}, steps=700, val_every=350
+        "slow", {"comparison": experiment}, {"slow": SLOW}, steps=1000, val_every=500
     )
     process = workspace.start("slow", TARGET)
     wait_until(lambda: workspace.jobs()["state"].tolist() == ["RUNNING"])
@@ -60,7 +60,7 @@ def test_it_goes_on_in_the_same_job(workspace, preempted):
     events = [event["event"] for event in preempted.history.events("started", "requeued")]
     assert events == ["started", "requeued"] * (len(events) // 2) + ["started"]
     assert len(events) >= 2 * 3 + 1  # SLURM itself ended one start, at its time limit, or several
-    assert workspace.jobs()["state"].tolist() == ["COMPLETED"]
+    assert workspace.ended_jobs()["state"].tolist() == ["COMPLETED"]
     assert preempted.summary["launch"] == {
         "attempts": len(events) // 2 + 1,
         "job": workspace.jobs()["id"].item(),
@@ -69,7 +69,7 @@ def test_it_goes_on_in_the_same_job(workspace, preempted):
 
 def test_nothing_was_computed_twice(preempted):
     (log,) = preempted.slurm.glob("*_0_log.err")
-    begins = re.findall(r"\| (\d+)/700 \[00:00<", log.read_text())
+    begins = re.findall(r"\| (\d+)/1000 \[00:00<", log.read_text())
     starts = [int(begin) for begin in dict.fromkeys(begins)]
     assert starts == sorted(starts)
     assert starts[0] == 0

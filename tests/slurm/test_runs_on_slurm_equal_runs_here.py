@@ -28,7 +28,7 @@ def trained(workspace):
 
 def test_each_run_is_one_job(trained):
     workspace, _ = trained
-    jobs = workspace.jobs()
+    jobs = workspace.ended_jobs()
     assert jobs["state"].tolist() == ["COMPLETED"] * 4
     assert jobs["name"].is_unique
     launched = [run.summary["launch"] for run in workspace.runs()]
@@ -78,4 +78,4 @@ def test_a_finished_run_whose_summary_was_deleted_is_not_trained_again(trained):
     code, output = workspace.run("tiny", "results/tiny/tables/table4.md")
     assert code == 0, output
     assert json.loads((run.path / "summary.json").read_text()) == summary
-    assert len(workspace.jobs()) == 4
+    assert len(workspace.ended_jobs()) == 4

@@ -52,4 +52,4 @@ def test_losses_are_those_of_one_process(workspace, runs, model, tmp_path):
 def test_a_preempted_job_goes_on_with_all_its_processes(workspace, runs):
     events = runs["preempted"].history.events("started", "requeued")
     assert [event["event"] for event in events] == ["started", "requeued", "started"]
-    assert len(workspace.jobs()) == 3
+    assert len(workspace.ended_jobs()) == 3
