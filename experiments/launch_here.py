@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from experiments.failure import last_line
 from experiments.grid import RunSpec
 from experiments.launch import Failure, Stopped
 from experiments.run_folder import RunFolder
+
+_ENDING = 60  # seconds that training may take to end when it is told to
 
 
 def train_here(
@@ -37,7 +40,9 @@ def train_here(
         except Stopped:
             run.history.append("cancelled")
             process.terminate()
-            process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=_ENDING)
+            process.kill()
             raise
     if run.has_ended:
         return None

@@ -6,7 +6,6 @@ It submits no job while the run has one, and waits for nothing without a bound.
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -110,11 +109,18 @@ class SlurmLauncher:
         """Wait until the run has a result, or its job has left the queue without one."""
         run = self.task.run
         began = answered = running = time.time()
-        shown = ""
+        shown = None
         while not run.has_ended:
             time.sleep(1)
             try:
                 look = self.queue.look(since=time.time() - POLL_SECONDS)
+                job = self._mine(look.jobs.get(job_id))
+                if job and job.state != "RUNNING" and self._has_waited_since(running):
+                    return self._give_up(job)
+                if job and "launch failed" in job.reason and "held" in job.reason:
+                    # A node could not start it, or the controller forgot that it had; SLURM leaves
+                    # it to the user to say that it may try again.
+                    slurm.release(job_id)
             except SlurmError as error:
                 if time.time() - max(answered, run.last_sign_of_life) > _PATIENCE:
                     raise ConfigError(
@@ -123,25 +129,22 @@ class SlurmLauncher:
                     ) from None
                 continue
             answered = look.asked
-            job = self._mine(look.jobs.get(job_id))
-            if job is None and look.asked > began:
+            if job is None and look.asked > began:  # an older look did not know of it
                 return self._end_of(job_id)
-            if job is None:  # the look is older than the job
-                continue
-            if job.state == "RUNNING":
-                running = time.time()
-            if time.time() - running > 3600 * self.task.job.queue_hours:
-                slurm.cancel(job_id)
-                why = f"{job.state} ({job.reason}) for {self.task.job.queue_hours:g} hours"
-                return Failure("timeout", f"job {job_id} was {why}", self._log(job_id))
-            if "held" in job.reason and "launch failed" in job.reason:
-                # A node could not start it, or the controller forgot that it had; SLURM leaves it
-                # to the user to say that it may try again.
-                with suppress(SlurmError):  # the next look finds it again
-                    slurm.release(job_id)
-            if shown != (shown := f"job {job_id}: {job.state} ({job.reason})"):
-                _say(shown)
+            if job and job.state == "RUNNING":
+                running = look.asked
+            if job and job != shown:
+                shown = job
+                _say(f"job {job_id}: {job.state} ({job.reason})")
         return None
+
+    def _has_waited_since(self, time_: float) -> bool:
+        return time.time() - time_ > 3600 * self.task.job.queue_hours
+
+    def _give_up(self, job: QueuedJob) -> Failure:
+        slurm.cancel(job.id)
+        why = f"{job.state} ({job.reason}) for {self.task.job.queue_hours:g} hours"
+        return Failure("timeout", f"job {job.id} was {why}", self._log(job.id))
 
     def _end_of(self, job_id: str) -> Failure | None:
         """Return why a run has no result whose job has left the queue."""

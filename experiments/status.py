@@ -3,7 +3,7 @@
 import fcntl
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
@@ -21,29 +21,32 @@ _COLUMNS = (
 _LAST_ROWS = 20  # of the metrics; the speed is their median
 
 
-def status(planned: Iterable[PlannedRun], results: Path) -> str:
+def status(planned: Sequence[PlannedRun], results: Path) -> str:
     """Return a table with a line a run, and how many runs are in each state.
 
     Args:
         planned: the runs, in the order they are shown.
         results: the folder `results/`.
     """
-    specs = {run.spec.path: run.spec for run in planned}.values()
+    # The row that names a varied argument says more than its twin of another experiment.
+    runs = {run.spec.path: run for run in sorted(planned, key=lambda run: run.argument)}
+    runs = {run.spec.path: runs[run.spec.path] for run in planned}.values()
     jobs = Queue(results / "logs" / "slurm_queue.json").last().jobs
     reasons = {job.id: job.reason for job in jobs.values() if job.state == "PENDING"}
-    rows = [_row(spec, RunFolder(results / "runs" / spec.path), reasons) for spec in specs]
+    rows = [_row(run, RunFolder(results / "runs" / run.spec.path), reasons) for run in runs]
     counts = Counter(row["status"] for row in rows)
     table = tabulate([[row.get(key, "") for key in _COLUMNS] for row in rows], headers=_COLUMNS)
     total = ", ".join(f"{count} {state}" for state, count in counts.items())
     return f"{table}\n\n{len(rows)} runs: {total}"
 
 
-def _row(spec: RunSpec, run: RunFolder, reasons: dict[str, str]) -> dict[str, object]:
+def _row(planned: PlannedRun, run: RunFolder, reasons: dict[str, str]) -> dict[str, object]:
     """Return what is known of a run, by column."""
+    spec, argument = planned.spec, f", {planned.argument} {planned.value}"
     starts = run.history.events("started")
     row = {
         "model": spec.model_name,
-        "optimizer": _optimizer(spec),
+        "optimizer": spec.optimizer.name + (argument if planned.argument else ""),
         "lr": spec.training.lr,
         "seed": spec.seed,
         "status": "pending",
@@ -64,10 +67,6 @@ def _row(spec: RunSpec, run: RunFolder, reasons: dict[str, str]) -> dict[str, ob
     if last["event"] in ("submitted", "started", "requeued") and not _has_launcher(run):
         row["note"] = "its launcher is gone; the same command goes on"
     return row
-
-
-def _optimizer(spec: RunSpec) -> str:
-    return spec.optimizer.name
 
 
 def _progress(spec: RunSpec, run: RunFolder) -> dict[str, object]:

@@ -14,6 +14,7 @@ from experiments.run_folder import RunFolder
 from tests.slurm.conftest import ROOT, Workspace, metrics, train_here, wait_until
 
 SEEDS = itertools.count()
+CLUSTER = str(ROOT / "tests" / "slurm" / "cluster.sh")
 TARGET = "results/slow/tables/table4.md"
 
 
@@ -138,9 +139,13 @@ def test_a_training_process_that_was_killed_is_a_failed_run_and_is_tried_again(s
         and "submitit.core._submit" in process.info["cmdline"]
         and "srun" not in process.info["cmdline"][0]
     ]
-    for process in trainers:
-        process.kill()
-    output, _ = first.communicate()
+    subprocess.run([CLUSTER, "stop", "slurmdbd"], check=True)  # the launcher needs no accounting
+    try:
+        for process in trainers:
+            process.kill()
+        output, _ = first.communicate()
+    finally:
+        subprocess.run([CLUSTER, "start", "slurmdbd"], check=True)
     assert first.returncode == 1
     summary = slow.run.summary
     assert summary["status"] == "failed"
@@ -166,9 +171,8 @@ def test_the_controller_may_be_killed_and_started_again(slow, undisturbed):
     ]
     slurmctld.kill()
     slurmctld.wait()
-    cluster = str(ROOT / "tests/slurm/cluster.sh")
-    subprocess.run([cluster, "up"], check=True)
-    wait_until(lambda: subprocess.run([cluster, "resume"], check=True) and first.poll() is not None)
+    subprocess.run([CLUSTER, "up"], check=True)
+    wait_until(lambda: subprocess.run([CLUSTER, "resume"], check=True) and first.poll() is not None)
     output, _ = first.communicate()
     assert first.returncode == 0, output
     assert slow.run.summary["status"] == "completed"
