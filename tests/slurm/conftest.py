@@ -127,6 +127,13 @@ def wait_until(true: Callable[[], object], seconds: float = 90) -> None:
         time.sleep(0.1)
 
 
+def last_step(run: RunFolder) -> int:
+    """Return the last step that was logged; 0 before the first."""
+    log = run.training / "metrics.jsonl"
+    lines = log.read_text().splitlines() if log.exists() else []
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
 def metrics(run: RunFolder) -> pd.DataFrame:
     """Return a run's metrics, without the times."""
     return pd.read_parquet(run.path / "metrics.parquet").drop(columns=TIMES)

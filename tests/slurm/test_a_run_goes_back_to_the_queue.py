@@ -1,13 +1,12 @@
 """A run that is preempted, or not done in time, is saved, requeued, and ends as if undisturbed."""
 
-import json
 import re
 import subprocess
 
 import pandas as pd
 import pytest
 
-from tests.slurm.conftest import metrics, train_here, wait_until
+from tests.slurm.conftest import last_step, metrics, train_here, wait_until
 
 SLOW = {"label": "slow", "class": "tests.slurm.optimizers.Slow", "source": "a test"}
 TARGET = "results/slow/tables/table4.md"
@@ -16,12 +15,6 @@ TARGET = "results/slow/tables/table4.md"
 def signal_job(job, *signals):
     for name in signals:
         subprocess.run(["scancel", f"--signal={name}", job], check=True)
-
-
-def last_step(run):
-    log = run.training / "metrics.jsonl"
-    lines = log.read_text().splitlines() if log.exists() else []
-    return json.loads(lines[-1])["step"] if lines else 0
 
 
 def wait_for_steps(run):
@@ -93,7 +86,7 @@ def test_a_run_that_does_not_end_in_its_attempts_is_a_timeout_and_goes_on_later(
         lambda: workspace.runs("*/*/*seed1*") and workspace.runs("*/*/*seed1*")[0].slurm.exists()
     )
     (run,) = workspace.runs("*/*/*seed1*")
-    wait_until(lambda: run.last_sign_of_life)
+    wait_until(lambda: last_step(run))
     (job,) = {event["job"] for event in run.history.events("started")}
     preempt(run, job, times=1)
     wait_for_steps(run)

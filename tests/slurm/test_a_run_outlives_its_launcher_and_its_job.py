@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from experiments.run_folder import RunFolder
-from tests.slurm.conftest import ROOT, Workspace, metrics, train_here, wait_until
+from tests.slurm.conftest import ROOT, Workspace, last_step, metrics, train_here, wait_until
 
 SEEDS = itertools.count()
 CLUSTER = str(ROOT / "tests" / "slurm" / "cluster.sh")
@@ -35,7 +35,7 @@ class Slow:
         return found[0] if found else None
 
     def wait_until_it_trains(self) -> None:
-        wait_until(lambda: self.run and self.run.last_sign_of_life)
+        wait_until(lambda: self.run and last_step(self.run))
 
     def jobs(self) -> pd.DataFrame:
         """Return the run's jobs as SLURM accounts them, once they have ended."""
