@@ -42,9 +42,9 @@ def told(workspace):
             r"cluster.yaml, line 4: slurm.by_model.tiny.partition is 'gpuu'",
         ),
         (
-            {"nodes": 5},
+            {"nodes": 4},
             {},
-            r"for tiny: SLURM refuses 5 nodes .*Requested node configuration is not available",
+            r"for tiny: SLURM refuses 4 nodes .*Requested node configuration is not available",
         ),
         ({"memory_gb": 1e6}, {}, r"SLURM refuses .* 1e\+06 GB a node"),
         ({"gpus_per_task": 1}, {}, r"SLURM refuses .*Invalid generic resource"),
