@@ -179,6 +179,12 @@ def test_status_shows_where_each_run_stands(planned, launch, results):
             process.wait()
 
 
+def test_a_launcher_loads_neither_torch_nor_pandas():
+    modules = "experiments.launch, experiments.launch_here, experiments.launch_on_slurm"
+    program = f"import sys, {modules}; sys.exit(len({{'torch', 'pandas'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
 def test_gpus_are_those_the_user_shows(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-8f1e")
     assert visible_gpus() == ["2", "GPU-8f1e"]
