@@ -9,6 +9,7 @@
 #   cluster.sh start|stop slurmctld   one daemon
 # SLURM_CI_CPUS (default: nproc) may exceed the real cores.
 set -euo pipefail
+export PATH=/usr/local/sbin:/usr/sbin:/sbin:$PATH # where the daemons are
 HOST=$(hostname -s)
 CPUS=${SLURM_CI_CPUS:-$(nproc)}
 MEM=$(( $(awk '/^MemTotal/{print $2}' /proc/meminfo) / 1024 * 8 / 10 ))   # MiB, 80 %
