@@ -35,21 +35,13 @@ def main(arguments: list[str] | None = None) -> None:
     command.set_defaults(run=run_plan)
 
     command = commands.add_parser("train", help="train one run, or go on with it")
-    command.add_argument("--spec", required=True, help="the run as JSON")
-    command.add_argument("--corpus", type=Path, required=True, help="folder of its corpus")
-    command.add_argument("--folder", type=Path, required=True, help="where its files go")
-    command.add_argument("--threads", type=int, default=1, help="processor threads")
-    command.add_argument("--tensorboard", action="store_true", help="write TensorBoard logs")
+    _add_run(command)
     command.set_defaults(run=run_train)
 
     command = commands.add_parser("launch", help="have one run trained, here or by SLURM")
-    command.add_argument("--spec", required=True, help="the run as JSON")
-    command.add_argument("--corpus", type=Path, required=True, help="folder of its corpus")
-    command.add_argument("--folder", type=Path, required=True, help="where its files go")
-    command.add_argument("--threads", type=int, default=1, help="processor threads, here")
+    _add_run(command)
     command.add_argument("--job", default="", help="what it asks of SLURM, as JSON; else here")
     command.add_argument("--queue", type=Path, help="what the launchers know of SLURM's queue")
-    command.add_argument("--tensorboard", action="store_true", help="write TensorBoard logs")
     command.set_defaults(run=run_launch)
 
     command = commands.add_parser("record-failure", help="write what is left of a failed run")
@@ -84,6 +76,15 @@ def main(arguments: list[str] | None = None) -> None:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _add_run(command: argparse.ArgumentParser) -> None:
+    """Add the options that name a run and say how it is trained on this machine."""
+    command.add_argument("--spec", required=True, help="the run as JSON")
+    command.add_argument("--corpus", type=Path, required=True, help="folder of its corpus")
+    command.add_argument("--folder", type=Path, required=True, help="where its files go")
+    command.add_argument("--threads", type=int, default=1, help="processor threads, here")
+    command.add_argument("--tensorboard", action="store_true", help="write TensorBoard logs")
 
 
 def run_corpus(options: argparse.Namespace) -> None:

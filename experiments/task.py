@@ -40,8 +40,7 @@ class TrainingTask:
 
         from experiments.training import train
 
-        attempt = int(os.environ.get("SLURM_RESTART_COUNT", 0)) + 1
-        job = os.environ["SLURM_JOB_ID"]
+        attempt, job = _attempt(), os.environ["SLURM_JOB_ID"]
         is_first = os.environ["SLURM_PROCID"] == "0"
         if attempt > self.job.max_attempts:  # given back by SLURM itself, which does not count
             if is_first:
@@ -67,10 +66,14 @@ class TrainingTask:
 
         Nothing where it has been started as often as it may.
         """
-        attempt = int(os.environ.get("SLURM_RESTART_COUNT", 0)) + 1
         job = os.environ["SLURM_JOB_ID"]
-        if attempt >= self.job.max_attempts:
+        if _attempt() >= self.job.max_attempts:
             self.run.history.append("exhausted", job=job)
             return None
         self.run.history.append("requeued", job=job)
         return DelayedSubmission(self)
+
+
+def _attempt() -> int:
+    """Return which start of its job this is, from 1."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", 0)) + 1

@@ -13,18 +13,7 @@ from tests.conftest import profile_values, write_profile
 
 ROOT = Path(__file__).parent.parent
 
-CRASHING = '''
-import torch
-
-class Crashing(torch.optim.SGD):
-    """Fails at its third step, as a bug in somebody's optimizer would."""
-
-    def step(self, closure=None):
-        self.count = getattr(self, "count", 0) + 1
-        if self.count == 3:
-            raise RuntimeError("this optimizer has a bug")
-        return super().step(closure)
-'''
+CRASHING = (ROOT / "tests" / "slurm" / "optimizers.py").read_text()
 
 
 def snakemake(folder, *arguments, profile="tiny.yaml"):
