@@ -27,6 +27,7 @@ class Shard:
     documents: int
     tokens: int
     text_sha256: str
+    tokenizer_sha256: str
     sha256: str  # of the file
 
 
@@ -69,7 +70,7 @@ def build(name: str, settings: CorpusSettings, folder: Path) -> CorpusFacts:
     text = hashlib.sha256()
     for number, batch in enumerate(_batches(chain(first, texts), SHARD_DOCUMENTS)):
         text.update(_joined(batch))
-        shard = _existing(folder, number, batch)
+        shard = _existing(tokenizer, batch, folder, number)
         if shard is None:
             shard = _write_shard(tokenizer, settings.end_of_text, batch, folder, number)
             print(f"{shard.file}: {shard.documents} documents, {shard.tokens} tokens", flush=True)
@@ -86,7 +87,7 @@ def build(name: str, settings: CorpusSettings, folder: Path) -> CorpusFacts:
         documents=sum(shard.documents for shard in shards),
         train_tokens=total - val_tokens,
         val_tokens=val_tokens,
-        vocab_size=tokenizer.get_vocab_size(),
+        vocab_size=_size(tokenizer),
         dtype=_dtype(tokenizer).name,
         text_sha256=text.hexdigest(),
         tokens_sha256=_sha256_of_all(folder / shard.file for shard in shards),
@@ -121,7 +122,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, end_of_text: str) -> 
 def _tokenizer(name: str, settings: CorpusSettings, texts: list[str], path: Path) -> Tokenizer:
     """Return the tokenizer of an earlier attempt, the named one, or one trained on `texts`."""
     if path.exists():
-        return Tokenizer.from_file(str(path))
+        return _plain(Tokenizer.from_file(str(path)))
     if settings.tokenizer is None:
         tokenizer = train_tokenizer(texts, settings.vocab_size, settings.end_of_text)
     else:
@@ -142,29 +143,49 @@ def _named_tokenizer(name: str, settings: CorpusSettings) -> Tokenizer:
             f"{where}.tokenizer is {settings.tokenizer!r}, which cannot be read:"
             f" {' '.join(str(error).split())}"
         ) from error
-    if tokenizer.get_vocab_size() > settings.vocab_size:
-        raise ConfigError(
-            f"{where}.vocab_size is {settings.vocab_size}, but {settings.tokenizer} has"
-            f" {tokenizer.get_vocab_size()} tokens: it must be at least that"
-        )
     if tokenizer.token_to_id(settings.end_of_text) is None:
         raise ConfigError(
             f"{where}.end_of_text is {settings.end_of_text!r}, but it must be a token of"
             f" {settings.tokenizer}"
         )
+    if _size(tokenizer) > settings.vocab_size:
+        raise ConfigError(
+            f"{where}.vocab_size is {settings.vocab_size}, but the highest token of"
+            f" {settings.tokenizer} is {_size(tokenizer) - 1}: it must be above that"
+        )
+    return _plain(tokenizer)
+
+
+def _plain(tokenizer: Tokenizer) -> Tokenizer:
+    """Switch off truncation, padding and random segmentation, which a tokenizer's file may set."""
     tokenizer.no_truncation()
+    tokenizer.no_padding()
+    if isinstance(tokenizer.model, models.BPE):
+        tokenizer.model.dropout = None  # arXiv:1910.13267
     return tokenizer
 
 
-def _existing(folder: Path, number: int, texts: list[str]) -> Shard | None:
+def _size(tokenizer: Tokenizer) -> int:
+    """Return one more than the highest token: the rows that an embedding needs, unused ones too."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def _existing(tokenizer: Tokenizer, texts: list[str], folder: Path, number: int) -> Shard | None:
     """Return the shard that an earlier attempt made of these texts, if it is whole."""
     record, path = (folder / _file(number, suffix) for suffix in ("json", "bin"))
     if not (record.exists() and path.exists()):
         return None
     shard = Shard(**json.loads(record.read_text()))
     is_whole = _sha256_of_all([path]) == shard.sha256
-    is_of_texts = hashlib.sha256(_joined(texts)).hexdigest() == shard.text_sha256
-    return shard if is_whole and is_of_texts else None
+    is_same = (shard.text_sha256, shard.tokenizer_sha256) == _made_of(tokenizer, texts)
+    return shard if is_whole and is_same else None
+
+
+def _made_of(tokenizer: Tokenizer, texts: list[str]) -> tuple[str, str]:
+    """Return the sha256 of a shard's texts, and of the tokenizer."""
+    parts = _joined(texts), tokenizer.to_str().encode()
+    of_text, of_tokenizer = (hashlib.sha256(part).hexdigest() for part in parts)
+    return of_text, of_tokenizer
 
 
 def _write_shard(
@@ -180,11 +201,13 @@ def _write_shard(
             stream.update(tokens)
             file.write(tokens)
         size = file.tell()
+    text_sha256, tokenizer_sha256 = _made_of(tokenizer, texts)
     shard = Shard(
         file=_file(number, "bin"),
         documents=len(texts),
         tokens=size // dtype.itemsize,
-        text_sha256=hashlib.sha256(_joined(texts)).hexdigest(),
+        text_sha256=text_sha256,
+        tokenizer_sha256=tokenizer_sha256,
         sha256=stream.hexdigest(),
     )
     with atomic(folder / _file(number, "json")) as path:
@@ -198,7 +221,7 @@ def _file(number: int, suffix: str) -> str:
 
 def _dtype(tokenizer: Tokenizer) -> np.dtype:
     """Return the smallest unsigned type that holds every token."""
-    return np.dtype(np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32)
+    return np.dtype(np.uint16 if _size(tokenizer) <= 2**16 else np.uint32)
 
 
 def _joined(texts: list[str]) -> bytes:

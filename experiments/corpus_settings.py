@@ -1,13 +1,19 @@
 """The datasets that datasets.yaml may describe."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from experiments.settings import Settings
 
+_Package = Annotated[str, Field(pattern=r"^\w+$")]
+
 
 class _Corpus(Settings):
+    # Fields that say where text and tokenizer lie. A corpus is told by what was found there
+    # (experiments.sources.fingerprint), so that moving it trains nothing anew.
+    places: ClassVar[frozenset[str]] = frozenset({"tokenizer"})
+
     tokenizer: str | None = Field(
         default=None,
         description="name on the Hugging Face hub, or path of a tokenizer.json; none for a"
@@ -29,8 +35,13 @@ class _Corpus(Settings):
 class DocstringCorpus(_Corpus):
     """The docstrings of installed Python packages: real text that needs no network."""
 
+    places = _Corpus.places | {"packages", "exclude", "sha256"}
+
     kind: Literal["docstrings"]
-    packages: tuple[str, ...] = Field(min_length=1, description="importable package names")
+    packages: tuple[_Package, ...] = Field(min_length=1, description="importable package names")
+    exclude: tuple[str, ...] = Field(
+        default=(), description="files and folders to leave out, as package/path"
+    )
     sha256: str | None = Field(
         default=None, description="of the text it should be; the report tells where it is not"
     )
@@ -39,6 +50,8 @@ class DocstringCorpus(_Corpus):
 class TextCorpus(_Corpus):
     """Text files of the user's, in UTF-8."""
 
+    places = _Corpus.places | {"files"}
+
     kind: Literal["text"]
     files: tuple[str, ...] = Field(min_length=1, description="paths or glob patterns")
 
@@ -46,10 +59,15 @@ class TextCorpus(_Corpus):
 class HuggingFaceCorpus(_Corpus):
     """A dataset of the Hugging Face hub, or of a local folder, through `datasets`."""
 
+    places = _Corpus.places | {"path", "revision"}
+
     kind: Literal["huggingface"]
     path: str = Field(description="name on the hub, or a local folder")
     name: str | None = Field(default=None, description="configuration of the dataset")
-    revision: str | None = Field(default=None, description="commit or tag on the hub")
+    revision: str | None = Field(
+        default=None,
+        description="commit or tag on the hub; none for the latest when the corpus is built",
+    )
     split: str = Field(default="train", description="split to read")
     text_field: str = Field(default="text", description="column that holds the text")
     streaming: bool = Field(default=False, description="read without downloading it whole first")

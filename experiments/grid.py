@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from itertools import product
 from types import MappingProxyType
 from typing import Any
@@ -21,20 +22,26 @@ from experiments.config import (
 from experiments.corpus_settings import CorpusSettings
 from experiments.model_settings import ModelSettings
 from experiments.settings import ConfigError, Settings, parse
+from experiments.source_code import source_sha256
 from experiments.sources import fingerprint
 
 
 class Corpus(Settings):
-    """A dataset's settings with the fingerprint of its sources: what its tokens depend on."""
+    """A dataset's settings with the fingerprint of its sources."""
 
     name: str
     settings: CorpusSettings
-    sources: dict[str, str] = Field(description="version or sha256 of each source")
+    sources: dict[str, str] = Field(description="what was found where the settings say")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What its tokens depend on, as plain values; not where the sources lie."""
+        return self.model_dump(mode="json", exclude={"settings": self.settings.places})
 
     @property
     def path(self) -> str:
         """Folder of the tokens, below `results/corpora/`."""
-        return f"{self.name}_{digest(self)}"
+        return f"{self.name}_{digest(self.identity)}"
 
 
 class OptimizerSpec(Settings):
@@ -43,10 +50,11 @@ class OptimizerSpec(Settings):
     name: str
     class_path: str = Field(alias="class")
     args: dict[str, Any]
+    source_sha256: str | None = Field(default=None, description="of a class of the user's")
 
 
 class RunSpec(Settings):
-    """Everything that a run's result depends on. Its digest is the run's identity."""
+    """Everything that a run's result depends on, and where its corpus is read from."""
 
     model_name: str
     model: ModelSettings
@@ -57,10 +65,11 @@ class RunSpec(Settings):
 
     @property
     def path(self) -> str:
-        """Folder of the run, below `results/runs/`: readable, and unique by its digest."""
+        """Folder of the run, below `results/runs/`: readable, and unique by a digest."""
+        identity = self.model_dump(mode="json") | {"corpus": self.corpus.identity}
         return (
             f"{self.model_name}/{self.optimizer.name}/"
-            f"lr{self.training.lr:g}_seed{self.seed}_{digest(self)}"
+            f"lr{self.training.lr:g}_seed{self.seed}_{digest(identity)}"
         )
 
 
@@ -110,10 +119,12 @@ def plan(profile: Profile) -> list[PlannedRun]:
     """
     for name in profile.by_model:
         _look_up(profile.models, name, "by_model")
+    # Both read files, each of which belongs to many runs.
+    corpus_of, source_of = cache(partial(_corpus, profile)), cache(source_sha256)
     runs = [
         planned
         for name, experiment in profile.experiments.items()
-        for planned in _expand(profile, name, experiment)
+        for planned in _expand(profile, name, experiment, corpus_of, source_of)
     ]
     _check_labels(runs)
     return runs
@@ -147,13 +158,19 @@ def _check_labels(runs: list[PlannedRun]) -> None:
             )
 
 
-def _expand(profile: Profile, name: str, experiment: Experiment) -> list[PlannedRun]:
+def _expand(
+    profile: Profile,
+    name: str,
+    experiment: Experiment,
+    corpus_of: Callable[[str], Corpus],
+    source_of: Callable[[str], str | None],
+) -> list[PlannedRun]:
     where = f"experiments.{name}"
     varied = [(argument, value) for argument, values in experiment.args.items() for value in values]
     runs = []
     for model_name in experiment.models:
         model = _look_up(profile.models, model_name, f"{where}.models")
-        corpus, training = _data_and_training(profile, model_name)
+        corpus, training = corpus_of(_dataset(profile, model_name)), _training(profile, model_name)
         _check_fit(profile, model_name, model, corpus, training)
         _check_layout(profile, model_name, model)
         for optimizer_name, (argument, value), lr, seed in product(
@@ -164,11 +181,13 @@ def _expand(profile: Profile, name: str, experiment: Experiment) -> list[Planned
         ):
             entry = _look_up(profile.optimizers, optimizer_name, f"{where}.optimizers")
             varied_args = {argument: value} if argument else {}
+            optimizer = optimizer_spec(optimizer_name, entry, model, varied_args)
+            source = {"source_sha256": source_of(entry.class_path)}
             spec = RunSpec(
                 model_name=model_name,
                 model=model,
                 corpus=corpus,
-                optimizer=optimizer_spec(optimizer_name, entry, model, varied_args),
+                optimizer=optimizer.model_copy(update=source),
                 training=training.model_copy(update={"lr": lr}),
                 seed=seed,
             )
@@ -198,16 +217,24 @@ def optimizer_spec(
     )
 
 
-def _data_and_training(profile: Profile, model_name: str) -> tuple[Corpus, TrainingSettings]:
-    """Return what a model is trained on and how, in every experiment of the profile."""
-    own = profile.by_model.get(model_name, ModelTraining())
-    dataset = own.dataset or profile.dataset
-    settings = _look_up(
-        profile.datasets, dataset, f"by_model.{model_name}.dataset" if own.dataset else "dataset"
-    )
-    field = f"by_model.{model_name}.training" if own.training else "training"
-    training = parse(TrainingSettings, profile.training | own.training, field)
-    return Corpus(name=dataset, settings=settings, sources=fingerprint(dataset, settings)), training
+def _dataset(profile: Profile, model_name: str) -> str:
+    """Return the dataset that a model is trained on, in every experiment of the profile."""
+    own = profile.by_model.get(model_name, ModelTraining()).dataset
+    field = f"by_model.{model_name}.dataset" if own else "dataset"
+    _look_up(profile.datasets, own or profile.dataset, field)
+    return own or profile.dataset
+
+
+def _corpus(profile: Profile, dataset: str) -> Corpus:
+    settings = profile.datasets[dataset]
+    return Corpus(name=dataset, settings=settings, sources=fingerprint(dataset, settings))
+
+
+def _training(profile: Profile, model_name: str) -> TrainingSettings:
+    """Return how a model is trained, in every experiment of the profile."""
+    own = profile.by_model.get(model_name, ModelTraining()).training
+    field = f"by_model.{model_name}.training" if own else "training"
+    return parse(TrainingSettings, profile.training | own, field)
 
 
 def _look_up(registry: dict[str, Any], name: str, field: str) -> Any:
@@ -252,7 +279,7 @@ def _check_layout(profile: Profile, name: str, model: ModelSettings) -> None:
         )
 
 
-def digest(value: Settings | list[PlannedRun]) -> str:
+def digest(value: Any) -> str:
     """Return eight hexadecimal digits of the sha256 of `value`, whatever the order of its keys."""
     plain = TypeAdapter(type(value)).dump_python(value, mode="json")
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]

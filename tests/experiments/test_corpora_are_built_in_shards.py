@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from experiments import corpus
-from experiments.corpus import build, read_facts
+from experiments.corpus import build, read_facts, train_tokenizer
 from experiments.corpus_settings import HuggingFaceCorpus
 from experiments.settings import ConfigError
 from experiments.tokens import read_tokens, verify
@@ -125,7 +125,7 @@ def test_tokens_of_a_large_vocabulary_have_four_bytes(tmp_path):
     [
         (
             {"vocab_size": 260},
-            r"mine.vocab_size is 260, but .* has 280 tokens",
+            r"mine.vocab_size is 260, but the highest token of .* is 279",
         ),
         ({"end_of_text": "<eos>"}, r"mine.end_of_text is '<eos>', but it must be a token of"),
     ],
@@ -135,6 +135,70 @@ def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path, change, message):
     settings = dataset(tmp_path / "data", tokenizer=tokenizer).model_copy(update=change)
     with pytest.raises(ConfigError, match=message):
         build("mine", settings, tmp_path / "corpus")
+
+
+def test_a_tokenizer_with_a_hole_in_its_vocabulary_needs_rows_up_to_its_highest_token(tmp_path):
+    path = tmp_path / "holes.json"
+    Tokenizer(models.WordLevel({"<|endoftext|>": 0, "[UNK]": 1, "has": 5000}, "[UNK]")).save(
+        str(path)
+    )
+    settings = dataset(tmp_path / "data", tokenizer=str(path))
+    with pytest.raises(ConfigError, match=r"vocab_size is 300, but the highest token .* is 5000"):
+        build("mine", settings, tmp_path / "corpus")
+    facts = build("mine", settings.model_copy(update={"vocab_size": 5001}), tmp_path / "corpus")
+    assert facts.vocab_size == 5001
+
+
+def bpe():
+    return train_tokenizer(TEXTS, 300, "<|endoftext|>")
+
+
+def unigram():
+    letters = sorted({letter for text in TEXTS for letter in text})
+    pieces = [("<|endoftext|>", 0.0), *((piece, -2.0) for piece in ["Doc", "ument", *letters])]
+    return Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=False))
+
+
+def pads(tokenizer):
+    tokenizer.enable_padding(pad_id=0, pad_token="<|endoftext|>", length=64)
+
+
+def truncates(tokenizer):
+    tokenizer.enable_truncation(3)
+
+
+def draws_lots(tokenizer):
+    tokenizer.model.dropout = 0.5
+
+
+@pytest.mark.parametrize(
+    ("make", "change"), [(bpe, pads), (unigram, pads), (bpe, truncates), (bpe, draws_lots)]
+)
+def test_settings_inside_a_tokenizers_file_do_not_change_the_text(tmp_path, make, change):
+    expected = [
+        t for text in TEXTS for t in [*make().encode(text, add_special_tokens=False).ids, 0]
+    ]
+    tokenizer = make()
+    change(tokenizer)
+    tokenizer.save(str(tmp_path / "changed.json"))
+    settings = dataset(tmp_path / "data", tokenizer=str(tmp_path / "changed.json"))
+    for _ in range(2):  # the second time with the tokenizer of the first
+        build("mine", settings, tmp_path / "corpus")
+        train, validation = read_tokens(tmp_path / "corpus")
+        assert [*all_tokens(train), *all_tokens(validation)] == expected
+        (tmp_path / "corpus" / "shards" / "00001.json").unlink()
+
+
+def test_shards_of_another_tokenizer_are_made_again(tmp_path):
+    settings, folder = dataset(tmp_path / "data"), tmp_path / "corpus"
+    facts = build("mine", settings, folder)
+    word_tokenizer(folder / "tokenizer.json", ["Document"], 280)
+    again = build("mine", settings, folder)
+    assert again.tokens_sha256 != facts.tokens_sha256
+    assert again == build("mine", settings, folder)
+    assert {shard.text_sha256 for shard in again.shards} == {
+        shard.text_sha256 for shard in facts.shards
+    }
 
 
 def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path):

@@ -2,16 +2,20 @@
 
 import hashlib
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
 
+from experiments import sources
 from experiments.config import load_profile
 from experiments.corpus import build, read_facts
 from experiments.corpus_settings import DocstringCorpus, HuggingFaceCorpus, TextCorpus
 from experiments.data import TokenBatches, check_size
+from experiments.grid import Corpus
 from experiments.settings import ConfigError
 from experiments.sources import documents, fingerprint
 from experiments.tokens import read_tokens
@@ -100,21 +104,126 @@ def test_a_file_that_is_no_text_is_refused(tmp_path, content, message):
         fingerprint("mine", TextCorpus(kind="text", files=(str(path),)))
 
 
-def test_files_and_packages_that_are_not_there_are_refused(tmp_path):
-    missing = str(tmp_path / "*.txt")
-    with pytest.raises(ConfigError, match=r"but no such file exists"):
-        fingerprint("mine", TextCorpus(kind="text", files=(missing,)))
-    with pytest.raises(ConfigError, match=r"'nosuch', but it must be an installed package"):
-        fingerprint("docs", DocstringCorpus(kind="docstrings", packages=("nosuch",)))
+@pytest.mark.parametrize("pattern", ["nosuch/*.txt", "typo.txt"])
+def test_a_pattern_without_files_is_refused_also_beside_others(tmp_path, monkeypatch, pattern):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one.txt").write_text("one")
+    with pytest.raises(ConfigError, match=f"files has '{re.escape(pattern)}', but no such file"):
+        fingerprint("mine", TextCorpus(kind="text", files=("*.txt", pattern)))
 
 
-def test_a_text_that_is_edited_is_another_corpus(tmp_path):
-    path = tmp_path / "mine.txt"
-    settings = TextCorpus(kind="text", files=(str(path),))
-    path.write_text("one")
-    before = fingerprint("mine", settings)
-    path.write_text("two")
-    assert fingerprint("mine", settings) != before
+@pytest.mark.parametrize("package", ["nosuch", "threading"])
+def test_packages_that_are_not_there_are_refused(package):
+    with pytest.raises(ConfigError, match=f"'{package}', but it must be an installed package"):
+        fingerprint("docs", DocstringCorpus(kind="docstrings", packages=(package,)))
+
+
+def test_each_file_is_read_once_whatever_names_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.txt").write_text(f"This is {name}.")
+    (tmp_path / "link.txt").symlink_to("a.txt")
+    (tmp_path / "copy.txt").write_text("This is b.")
+    patterns = ("*.txt", "a.txt", "./a.txt", str(tmp_path / "b.txt"))
+    texts = list(documents("mine", TextCorpus(kind="text", files=patterns)))
+    assert sorted(texts) == ["This is a.", "This is b.", "This is c."]
+
+
+def test_an_empty_file_among_others_and_the_mark_of_utf_8_are_no_text(tmp_path):
+    (tmp_path / "empty.txt").write_bytes(b"")
+    (tmp_path / "marked.txt").write_bytes("\ufeffText.".encode())
+    settings = TextCorpus(kind="text", files=(str(tmp_path / "*.txt"),))
+    assert list(documents("mine", settings)) == ["Text."]
+
+
+def text_corpus(folder):
+    return TextCorpus(kind="text", files=(f"{folder}/*.txt",))
+
+
+def folder_of_rows(folder):
+    return HuggingFaceCorpus(kind="huggingface", path=str(folder))
+
+
+def text_with_a_tokenizer(folder):
+    return TextCorpus(kind="text", files=(f"{folder}/*.txt",), tokenizer=f"{folder}/words.json")
+
+
+@pytest.mark.parametrize("settings", [text_corpus, folder_of_rows, text_with_a_tokenizer])
+def test_the_same_files_elsewhere_are_the_same_corpus_and_edited_ones_another(tmp_path, settings):
+    def identity(folder):
+        found = settings(folder)
+        return Corpus(name="mine", settings=found, sources=fingerprint("mine", found)).path
+
+    here, there = tmp_path / "here", tmp_path / "there" / "deeper"
+    for folder in (here, there):
+        folder.mkdir(parents=True)
+        for name in ("a.txt", "b.txt", "words.json"):
+            (folder / name).write_text(f"content of {name}")
+    before = identity(here)
+    assert identity(there) == before
+    changed = "words.json" if settings is text_with_a_tokenizer else "b.txt"
+    (there / changed).write_text("changed")
+    assert identity(there) != before
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Return the folder of an importable package that no installer has recorded."""
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / "documented"
+    (folder / "old").mkdir(parents=True)
+    (folder / "__init__.py").write_text(f'"""{"The package itself. " * 9}"""')
+    (folder / "_config.py").write_text(f'"""{"Of this machine. " * 9}"""')
+    (folder / "old" / "__init__.py").write_text(f'"""{"Gone in later versions. " * 9}"""')
+    return folder
+
+
+def test_a_package_is_told_by_its_files_and_not_by_its_version(package):
+    settings = DocstringCorpus(kind="docstrings", packages=("documented",))
+    before = fingerprint("docs", settings)
+    assert fingerprint("docs", settings) == before
+    (package / "_config.py").write_text(f'"""{"Of another machine. " * 9}"""')
+    assert fingerprint("docs", settings) != before
+
+
+def test_what_not_every_machine_has_is_left_out(package):
+    settings = DocstringCorpus(
+        kind="docstrings",
+        packages=("documented",),
+        exclude=("documented/old", "documented/_config.py"),
+    )
+    before, texts = fingerprint("docs", settings), list(documents("docs", settings))
+    (package / "_config.py").write_text(f'"""{"Of another machine. " * 9}"""')
+    shutil.rmtree(package / "old")
+    assert fingerprint("docs", settings) == before
+    assert list(documents("docs", settings)) == texts == ["The package itself. " * 9]
+
+
+def test_a_module_that_cannot_be_read_is_named(package):
+    (package / "broken.py").write_text("print 'of Python 2'")
+    with pytest.raises(ConfigError, match=r"documented/broken\.py cannot be read .*: name it in"):
+        list(documents("docs", DocstringCorpus(kind="docstrings", packages=("documented",))))
+
+
+def test_what_the_installer_recorded_are_the_files_hashes(monkeypatch):
+    settings = DocstringCorpus(kind="docstrings", packages=("networkx",))
+    recorded = fingerprint("docs", settings)
+    monkeypatch.setattr(sources, "_recorded", lambda package: {})
+    assert fingerprint("docs", settings) == recorded
+
+
+@pytest.mark.parametrize(("field", "value"), [("body", None), ("body", 3), ("title", None)])
+def test_a_row_without_text_is_named(tmp_path, field, value):
+    rows = [{"title": f"title {i}", "body": f"body {i}"} for i in range(50)]
+    for row in rows:
+        row[field] = value if row["title"] == "title 30" or value == 3 else row[field]
+    rows[30][field] = value
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = HuggingFaceCorpus(kind="huggingface", path=str(tmp_path), text_field=field)
+    number = 0 if value == 3 else 30
+    message = rf"row {number}, counted from 0, has no text in the column '{field}', but {value}"
+    with pytest.raises(ConfigError, match=message):
+        list(documents("local", settings))
 
 
 def test_a_batch_depends_on_seed_and_step_alone(tiny_corpus):

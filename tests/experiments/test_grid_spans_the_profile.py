@@ -100,6 +100,37 @@ def test_changing_one_optimizer_changes_only_its_runs(paths):
     assert paths(relabel) == before
 
 
+@pytest.fixture
+def own_class(tmp_path, monkeypatch):
+    """Write a module with an optimizer, and what it imports; return their folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine_helper.py").write_text("RATE = 1\n")
+    (tmp_path / "mine_optimizer.py").write_text(
+        "import torch\nimport mine_helper\nclass Mine(torch.optim.SGD):\n    pass\n"
+    )
+    (tmp_path / "unrelated.py").write_text("")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("edited", "is_another"),
+    [("mine_optimizer.py", True), ("mine_helper.py", True), ("unrelated.py", False)],
+)
+def test_an_edit_of_the_users_own_class_changes_its_runs_alone(
+    paths, own_class, edited, is_another
+):
+    def add(values):
+        mine = {"label": "Mine", "class": "mine_optimizer.Mine", "source": "me"}
+        values["optimizers"] = {"mine": mine}
+        values["experiments"]["comparison"]["optimizers"].append("mine")
+
+    before = paths(add)
+    with (own_class / edited).open("a") as file:
+        file.write("# another line\n")
+    changed = {path.split("/")[1] for path in before ^ paths(add)}
+    assert changed == ({"mine"} if is_another else set())
+
+
 def test_a_run_that_two_experiments_need_is_one_run(paths):
     def repeat(values):
         values["experiments"]["again"] = values["experiments"]["comparison"]
