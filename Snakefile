@@ -201,9 +201,11 @@ rule train:
     threads: THREADS
     resources:
         here=0,
-        how=how,  # a change of it trains nothing again, as one of a parameter would
-    params:
+        # No parameters: a change of those trains the run again. A change of these does not change
+        # its result, as where its corpus is read from, or it changes the name of the run.
         spec=lambda wildcards: spec_of(wildcards).model_dump_json(),
+        how=how,
+    params:
         corpus=lambda wildcards: f"results/corpora/{spec_of(wildcards).corpus.path}",
         folder=lambda wildcards, output: Path(output.summary).parent,
         # One more than when it was trained last: it is tried again.
@@ -214,7 +216,7 @@ rule train:
         # glibc returns large tensors to the system after every step, and a small model spends much of
         # its time on taking them back; these settings keep them. exec: signals reach the launcher.
         "MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296"
-        " exec python -m experiments launch --spec {params.spec:q} --corpus {params.corpus:q}"
+        " exec python -m experiments launch --spec {resources.spec:q} --corpus {params.corpus:q}"
         " --folder {params.folder:q} --threads {threads} {resources.how} > {log:q} 2>&1"
 
 
