@@ -17,10 +17,12 @@ _ROOT = Path(__file__).parent.parent
 
 
 def provenance() -> dict[str, Any]:
-    """Return the commit, the package versions and the hardware; no machine or user names."""
+    """Return the commit, the package versions and the hardware; no machine or user names.
+
+    `commit` and `dirty` are None where the project is no git checkout of its own.
+    """
     return {
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain")),
+        **_checkout(),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "system": f"{platform.system()} {platform.machine()}",
@@ -39,21 +41,40 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB, macOS bytes
 
 
+def _checkout() -> dict[str, str | bool | None]:
+    """Return the commit that is checked out, and whether files differ from it.
+
+    An archive that was unpacked inside another repository is not that repository's commit.
+    """
+    top = _git("rev-parse", "--show-toplevel")
+    commit = _git("rev-parse", "HEAD") if top and os.path.samefile(top, _ROOT) else None
+    # Named, because the user's configuration may hide untracked files.
+    changes = _git("status", "--porcelain", "--untracked-files=normal") if commit else None
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
 def _git(*arguments: str) -> str | None:
     """Return what git prints, or None where this is no checkout or git is missing."""
+    # GIT_DIR, GIT_WORK_TREE and their like, set in a hook, point to another repository.
+    # GIT_CONFIG_* may declare this one to be safe.
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("GIT_") or name.startswith("GIT_CONFIG_")
+    }
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=_ROOT, capture_output=True, text=True, check=True
+            ["git", *arguments], cwd=_ROOT, env=environment, capture_output=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip()
+    return os.fsdecode(done.stdout).removesuffix("\n")
 
 
 def _cpu() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
