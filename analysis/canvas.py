@@ -15,7 +15,8 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-STYLE = Path(__file__).parent / "style.mplstyle"
+# For plt.style.context. The defaults come first, to undo the user's matplotlibrc.
+STYLE = ("default", Path(__file__).parent / "style.mplstyle")
 COLUMN_WIDTH, PAGE_WIDTH = 3.3, 6.8  # inches
 
 Label = tuple[float, str, object]  # height in data, text, colour
