@@ -7,14 +7,24 @@ as results/laptop/figures/fig3a.pdf, trains only the runs it shows. `snakemake s
 from the runs that are done, and marks the others as missing.
 """
 
+import os
 import re
 import shlex
 import sys
 from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)
-# The rules' commands find the packages of this checkout from any working directory.
-shell.prefix(f"export PYTHONPATH={shlex.quote(workflow.basedir)}:${{{{PYTHONPATH:-}}}}; ")
+os.environ |= {
+    # The rules' commands find the packages of this checkout from any working directory.
+    "PYTHONPATH": os.pathsep.join(filter(None, [workflow.basedir, os.environ.get("PYTHONPATH")])),
+    # They read neither the user's matplotlibrc nor their backend: a broken one would end the import
+    # of matplotlib, which Lightning imports too.
+    "MATPLOTLIBRC": str(Path(workflow.basedir, "analysis", "style.mplstyle")),
+    "MPLBACKEND": "agg",
+    "PYTHONIOENCODING": "utf-8:backslashreplace",  # logs are UTF-8 in any locale
+}
+# A character that the terminal lacks ends no run that went well.
+sys.stdout.reconfigure(errors="backslashreplace")
 
 from analysis.catalogue import figures, tables
 from experiments.cluster import parse_cluster
@@ -36,6 +46,13 @@ try:
     PROFILE = str(config.get("profile", "laptop"))
     if (name := Path(PROFILE).stem) in ("bench", "corpora", "logs", "reference", "runs"):
         raise ConfigError(f"profile is {name!r}, but results/{name} holds other things: rename it")
+    for path in (name, workflow.basedir):
+        if set(path) & set("{}"):
+            raise ConfigError(f"{path!r} has a brace, which is a wildcard in Snakemake: rename it")
+    if any("\udc80" <= character <= "\udcff" for character in name):
+        raise ConfigError(
+            f"profile is {name!r}, which is no text in this locale: set LC_ALL=C.UTF-8"
+        )
     with lines_named(PROFILE, *workflow.overwrite_configfiles):
         profile = load_profile(PROFILE)
         PLAN = plan(profile)
@@ -97,7 +114,9 @@ def how(wildcards):
     """How a run is trained: options of its launcher on which its result does not depend."""
     options = ["--tensorboard"] if config.get("tensorboard") else []
     if CLUSTER:
-        job = JOBS[spec_of(wildcards).path].model_dump_json(exclude_defaults=True)
+        job = JOBS[spec_of(wildcards).path].model_dump_json(
+            exclude_defaults=True, ensure_ascii=True
+        )
         options += ["--job", job, "--queue", "results/logs/slurm_queue.json"]
     return shlex.join(options)
 
@@ -130,7 +149,7 @@ onstart:
 
 onsuccess:
     if Path(f"{RESULTS}/summary.txt").exists():
-        print(Path(f"{RESULTS}/summary.txt").read_text())
+        print(Path(f"{RESULTS}/summary.txt").read_text(encoding="utf-8", errors="replace"))
     if failed := failed_runs():
         sys.exit("\n  ".join([f"{len(failed)} failed; the same command tries again:", *failed]))
 
@@ -146,7 +165,7 @@ onerror:
     }
     for job_log, made in jobs.items():
         if Path(job_log).exists() and not Path(made).exists():
-            lines = Path(job_log).read_text().split("\n")
+            lines = Path(job_log).read_text(encoding="utf-8", errors="replace").split("\n")
             print(f"failed: {made}", *[line for line in lines if line][-1:], sep="\n  ")
     print("snakemake so_far makes tables, figures and the report from the runs that are done")
 
@@ -164,7 +183,7 @@ rule corpus:
         "results/logs/corpus_{corpus}.log",
     threads: workflow.cores
     params:
-        spec=lambda wildcards: CORPORA[wildcards.corpus].model_dump_json(),
+        spec=lambda wildcards: CORPORA[wildcards.corpus].model_dump_json(ensure_ascii=True),
         folder=lambda wildcards, output: Path(output.meta).parent,
     message:
         "tokenise {wildcards.corpus}"
@@ -203,7 +222,7 @@ rule train:
         here=0,
         # No parameters: a change of those trains the run again. A change of these does not change
         # its result, as where its corpus is read from, or it changes the name of the run.
-        spec=lambda wildcards: spec_of(wildcards).model_dump_json(),
+        spec=lambda wildcards: spec_of(wildcards).model_dump_json(ensure_ascii=True),
         how=how,
     params:
         corpus=lambda wildcards: f"results/corpora/{spec_of(wildcards).corpus.path}",

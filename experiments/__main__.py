@@ -71,6 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     command.set_defaults(run=run_convergence)
 
     options = parser.parse_args(arguments)
+    sys.stdout.reconfigure(errors="backslashreplace")  # a locale may lack a label's characters
     try:
         options.run(options)
     except ConfigError as error:
@@ -110,7 +111,7 @@ def run_plan(options: argparse.Namespace) -> None:
             encoding="utf-8",
         )
     rows = [run.row() for run in planned]
-    with atomic(options.output) as path, path.open("w", newline="") as file:
+    with atomic(options.output) as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

@@ -212,7 +212,7 @@ def _peak_extra_bytes(step: Callable[[], Any]) -> float:
     """Return by how much a step raises the memory of the process; NaN where Linux does not tell."""
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # else freed memory is used again and does not show
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak so far
     except OSError:
         return float("nan")
     before = _status_bytes("VmRSS")
@@ -221,7 +221,7 @@ def _peak_extra_bytes(step: Callable[[], Any]) -> float:
 
 
 def _status_bytes(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(field):
             return int(line.split()[1]) * 1024
     raise OSError(f"/proc/self/status has no {field}")

@@ -18,7 +18,8 @@ def visible_gpus() -> list[str]:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
     if not shutil.which("nvidia-smi"):
         return []
-    done = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
+    command = ["nvidia-smi", "--list-gpus"]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
     return [str(index) for index in range(done.stdout.count("\n"))] if not done.returncode else []
 
 
@@ -32,7 +33,7 @@ def own_gpu() -> Iterator[str | None]:
     gpus = visible_gpus()
     while gpus:
         for gpu in gpus:
-            with _lock_of(gpu).open("w") as file:
+            with _lock_of(gpu).open("w", encoding="utf-8") as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:

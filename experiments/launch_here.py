@@ -28,12 +28,13 @@ def train_here(
     Returns:
         Why it has no result, or None where it has one.
     """
-    command = [sys.executable, "-m", "experiments", "train", "--spec", spec.model_dump_json()]
+    spec_json = spec.model_dump_json(ensure_ascii=True)  # a locale may lack some characters
+    command = [sys.executable, "-m", "experiments", "train", "--spec", spec_json]
     command += ["--corpus", str(corpus), "--folder", str(run.training), "--threads", str(threads)]
     command += ["--tensorboard"] * tensorboard
     run.history.append("started")
     log = run.path / "train.log"
-    with log.open("a") as file:
+    with log.open("a", encoding="utf-8") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file)
         try:
             code = process.wait()

@@ -224,7 +224,14 @@ def release(job_id: str) -> None:
 def _run(*command: str, stdin: str | None = None) -> str:
     """Return what a command prints, or raise with what it complains of."""
     try:
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            command,
+            input=stdin,
+            capture_output=True,
+            timeout=120,
+            encoding="utf-8",
+            errors="replace",
+        )
     except subprocess.TimeoutExpired:
         raise SlurmError(f"{command[0]} gave no answer in two minutes") from None
     if done.returncode:

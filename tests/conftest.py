@@ -65,7 +65,8 @@ def all_tokens(stream):
 
 
 def write_profile(path: Path, values) -> Path:
-    path.write_text(yaml.safe_dump(json.loads(json.dumps(values))))  # plain, without aliases
+    text = yaml.safe_dump(json.loads(json.dumps(values)), allow_unicode=True)  # without aliases
+    path.write_text(text, encoding="utf-8")
     return path
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -14,21 +15,31 @@ from tests.conftest import profile_values, write_profile
 
 ROOT = Path(__file__).parent.parent
 
-CRASHING = (ROOT / "tests" / "slurm" / "optimizers.py").read_text()
+CRASHING = (ROOT / "tests" / "slurm" / "optimizers.py").read_text(encoding="utf-8")
+
+# The surroundings of a user: they change no result and end no run.
+HOSTILE = {
+    "LC_ALL": "C",
+    "PYTHONCOERCECLOCALE": "0",
+    "PYTHONUTF8": "0",  # so Python writes and reads ASCII where no encoding is named
+    "MATPLOTLIBRC": sys.executable,  # which is no matplotlibrc: matplotlib cannot be imported
+    "MPLBACKEND": "nonesuch",
+}
 
 
 def snakemake(folder, *arguments, profile="tiny.yaml"):
     """Run the project's Snakefile in `folder`; return its exit code and what it printed."""
     done = subprocess.run(
         [
-            *("snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)),
+            *(sys.executable, "-m", "snakemake", "--directory", str(folder)),
+            *("--snakefile", str(ROOT / "Snakefile")),
             *("--workflow-profile", str(ROOT / "profiles" / "default")),
             *("--config", f"profile={folder / profile}", *arguments),
         ],
         cwd=folder,
         capture_output=True,
-        text=True,
-        env=os.environ,
+        encoding="utf-8",
+        env=os.environ | HOSTILE,
         check=False,
     )
     return done.returncode, done.stdout + done.stderr
@@ -37,7 +48,8 @@ def snakemake(folder, *arguments, profile="tiny.yaml"):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, text_file):
     """Return a directory in which the tiny profile has run to its end."""
-    path = tmp_path_factory.mktemp("pipeline")
+    path = tmp_path_factory.mktemp("pipeline") / "a b'c $d & (e)#f"
+    path.mkdir()
     write_profile(path / "tiny.yaml", profile_values(text_file))
     code, output = snakemake(path)
     assert code == 0, output
@@ -171,12 +183,13 @@ def test_an_edit_of_the_profile_does_what_it_asks_for_and_no_more(folder, text_f
     assert output.count("train tiny with") == output.count("train tiny with mine") == 2
     assert "6 runs: 6 completed" in output
 
-    values["optimizers"]["mine"]["label"] = "SGD"
+    values["optimizers"]["mine"]["label"] = "Größe β"
     write_profile(folder / "tiny.yaml", values)
     code, output = snakemake(folder)
     assert code == 0
     assert "train tiny with" not in output
-    assert "| SGD " in (folder / "results/tiny/tables/table4.md").read_text()
+    table = (folder / "results/tiny/tables/table4.md").read_text(encoding="utf-8")
+    assert "| Größe β " in table
 
     write_profile(folder / "tiny.yaml", profile_values(text_file))
     code, output = snakemake(folder)

@@ -104,7 +104,7 @@ def write_run(
         "corpus": {"name": "tiny", "text_sha256": "ab" * 32, "as_recorded": True},
         "provenance": {"commit": "c" * 40, "dirty": False, "packages": {"torch": "2.13.0"}},
     }
-    (folder / "summary.json").write_text(json.dumps(content | summary))
+    (folder / "summary.json").write_text(json.dumps(content | summary), encoding="utf-8")
 
 
 def write_plan(results: Path, rows: list[dict[str, object]]) -> Path:

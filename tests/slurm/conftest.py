@@ -73,7 +73,7 @@ class Workspace:
         """Start Snakemake on the cluster, in a process group of its own, as a terminal does."""
         return subprocess.Popen(
             [
-                *("snakemake", "--snakefile", str(ROOT / "Snakefile")),
+                *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")),
                 *("--workflow-profile", str(ROOT / "profiles" / "default")),
                 *("--profile", "profiles/slurm", *options),
                 *("--config", f"profile={profile}.yaml", "--", *targets),
