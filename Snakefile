@@ -29,6 +29,7 @@ sys.stdout.reconfigure(errors="backslashreplace")
 from analysis.catalogue import figures, tables
 from experiments.cluster import parse_cluster
 from experiments.config import CONFIG_DIR, lines_named, load_profile
+from experiments.files import check_folder
 from experiments.gpus import visible_gpus
 from experiments.grid import digest, plan
 from experiments.run_folder import RunFolder
@@ -63,6 +64,13 @@ try:
                 optimizer = profile.optimizers[run.spec.optimizer.name]
                 JOBS[run.spec.path] = CLUSTER.job_of(run.spec.model_name, optimizer.sharded)
                 JOBS[run.spec.path].check(run.spec, "slurm")
+    for folder in ("corpora", "logs", Path(PROFILE).stem):
+        check_folder(Path("results", folder))
+    for path in {run.spec.path for run in PLAN}:
+        check_folder(Path("results/runs", path))
+        # Snakemake then makes them again: from training/ where that is whole.
+        for damaged in RunFolder(Path("results/runs", path)).set_aside_damaged():
+            print(f"{damaged} was damaged: it is now {damaged.name}.damaged", file=sys.stderr)
 except ConfigError as error:
     sys.exit(f"error: {error}")
 
@@ -173,6 +181,8 @@ onerror:
 rule all:
     input:
         f"{RESULTS}/report.html",
+        # A result that was deleted or damaged is made again, also where all that shows it is there.
+        expand("results/runs/{run}/{file}", run=RUNS, file=["summary.json", "metrics.parquet"]),
 
 
 rule corpus:

@@ -1,6 +1,7 @@
 """The commands that the Snakefile's rules run: `python -m analysis figure | table | claims | …`."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from analysis.catalogue import Row, figures, tables
@@ -9,10 +10,14 @@ from analysis.figures import write_figure
 from analysis.frames import Results, read_plan, read_results, write_collected
 from analysis.report import write_report
 from analysis.tables import write_table
+from experiments.settings import ConfigError
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command on a plan, `results/<profile>/plans/<digest>.csv`."""
+    """Run one command on a plan, `results/<profile>/plans/<digest>.csv`.
+
+    A damaged file is told in one sentence, with exit code 2.
+    """
     parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
     commands = parser.add_subparsers(required=True)
     for name, (run, purpose) in _COMMANDS.items():
@@ -23,7 +28,11 @@ def main(arguments: list[str] | None = None) -> None:
         command.set_defaults(run=run)
     options = parser.parse_args(arguments)
     options.folder = options.plan.parents[1]
-    options.run(options, read_plan(options.plan))
+    try:
+        options.run(options, read_plan(options.plan))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def run_figure(options: argparse.Namespace, plan: list[Row]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.frames import ENDED, Results, provenance
+from analysis.frames import ENDED, Results, provenance, read_table
 from analysis.losses import best_lr, by_seed
 from analysis.reference import load_reference
 from analysis.statistics import MARGIN
@@ -95,7 +95,7 @@ def claim_1(results: Results) -> Iterator[Finding]:
 
 def claim_2(results: Results) -> Iterator[Finding]:
     """Return the ratio of state memory to AdamW's, counted on each published model."""
-    memory = pd.read_csv(results.folder / "memory.csv").pivot(
+    memory = read_table(results.folder / "memory.csv").pivot(
         index="model", columns="optimizer", values="state_bytes"
     )
     memory = memory.loc[[name for name in load_reference()["models"] if name in memory.index]]
@@ -244,7 +244,7 @@ def claim_9(results: Results) -> Iterator[Finding]:
 
 def claim_10(results: Results) -> Iterator[Finding]:
     """Return the rate and the floor of exact updates on a noisy synthetic problem."""
-    fits = pd.read_csv(results.folder / "convergence_fits.csv")
+    fits = read_table(results.folder / "convergence_fits.csv")
     fits = fits[np.isclose(fits["beta"], 0.1)]
     for noise, of_noise in fits.groupby("noise", sort=False):
         exact = of_noise[of_noise["sigma"] == 0]
@@ -426,7 +426,7 @@ def _collapses(runs: pd.DataFrame, finding: Finding, optimizer: str) -> Iterator
 def _table_1(results: Results) -> Finding:
     """Return how far our count of state is from table 1's, counted in the same way."""
     published = pd.DataFrame(load_reference()["state_mib_per_device"]).stack()
-    memory = pd.read_csv(results.folder / "memory.csv")
+    memory = read_table(results.folder / "memory.csv")
     ours = memory.set_index(["optimizer", "model"])["mib_per_device_as_paper"]
     # Both as they are printed, in tenths, whose differences are not exact in binary.
     away = (ours.reindex(published.index).round(1) - published).abs().max().round(1)

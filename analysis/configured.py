@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from analysis.frames import Results
+from analysis.frames import Results, read_table
 from analysis.reference import load_reference
 
 _LAYOUT = ["devices", "dp", "tp", "pp", "ep"]
@@ -17,7 +17,7 @@ def state_memory_per_device(results: Results) -> tuple[pd.DataFrame, pd.DataFram
     are counted; the whole model stands beside it.
     """
     published = load_reference()["state_mib_per_device"]
-    memory = pd.read_csv(results.folder / "memory.csv")
+    memory = read_table(results.folder / "memory.csv")
     numbers = memory[memory["model"].isin(published)].copy()
     numbers["paper"] = [published[row.model].get(row.optimizer) for row in numbers.itertuples()]
     columns = {}
@@ -61,7 +61,7 @@ def layouts(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     Beside it, the optimizer state of a device in MiB, where each copy of the model holds its own.
     """
-    counted = pd.read_csv(results.folder / "memory.csv")
+    counted = read_table(results.folder / "memory.csv")
     state = counted.pivot(index="model", columns="label", values="mib_per_device_replicated")
     memory = counted.drop_duplicates("model").set_index("model")
     paper = pd.DataFrame(load_reference()["models"]).T[_LAYOUT]

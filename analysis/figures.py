@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from analysis import canvas
 from analysis.catalogue import Artefact
 from analysis.curves import loss_curves, loss_over_cost
-from analysis.frames import Results
+from analysis.frames import Results, read_table
 from analysis.looks import look, sequence
 from analysis.summaries import loss_over_lr, loss_over_state
 
@@ -53,7 +53,7 @@ def transform(_: Results) -> tuple[Figure, pd.DataFrame]:
 
 def state_memory(results: Results) -> tuple[Figure, pd.DataFrame]:
     """Draw the optimizer-state bytes per parameter of each optimizer, at full size."""
-    memory = pd.read_csv(results.folder / "memory.csv")
+    memory = read_table(results.folder / "memory.csv")
     data = memory[memory["model"] == _MEMORY_MODEL].copy()
     data["bytes_per_parameter"] = data["state_bytes"] / data["parameters"]
     data = data.sort_values("bytes_per_parameter", kind="stable")
@@ -75,7 +75,7 @@ def state_memory(results: Results) -> tuple[Figure, pd.DataFrame]:
 
 def convergence(results: Results) -> tuple[Figure, pd.DataFrame]:
     """Draw the least mean squared gradient norm so far over steps, by kind and level of noise."""
-    data = pd.read_csv(results.folder / "convergence.csv")
+    data = read_table(results.folder / "convergence.csv")
     panels = list(data.groupby(["noise", "sigma"], sort=False))
     columns = data["sigma"].nunique()
     figure, axes = canvas.new(columns, rows=-(-len(panels) // columns), height=2.0)

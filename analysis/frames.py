@@ -1,16 +1,17 @@
 """A plan, and what its runs left behind, as data frames."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from analysis.catalogue import Artefact, Row
-from experiments.files import atomic
+from experiments.files import FileError, atomic
 from experiments.metrics import COLUMNS
+from experiments.run_folder import RunFolder
 
 _PLAN = [
     *("experiment", "model", "optimizer", "label", "lr", "shared_lr", "argument", "value", "seed"),
@@ -49,9 +50,29 @@ class Results:
         return Results(self.folder, runs, self.metrics[self.metrics["run"].isin(runs["run"])])
 
 
+def read_table(path: Path, **options: Any) -> pd.DataFrame:
+    """Read a CSV that a rule wrote.
+
+    Args:
+        path: the file.
+        options: of pandas.read_csv.
+
+    Raises:
+        FileError: it is missing or damaged.
+    """
+    content = path.read_bytes() if path.exists() else b""
+    try:
+        if content.endswith(b"\n") and b"\0" not in content:  # nothing is cut off at its end
+            return pd.read_csv(BytesIO(content), **options)
+    except ValueError:  # pandas' own errors and that of UTF-8 are such
+        pass
+    what = "is damaged: delete it, and" if path.exists() else "is missing:"
+    raise FileError(f"{path} {what} the same command makes it again")
+
+
 def read_plan(path: Path) -> list[Row]:
     """Return the rows of a plan (experiments.grid.PlannedRun.row)."""
-    plan = pd.read_csv(path, keep_default_na=False, dtype={"argument": str, "value": str})
+    plan = read_table(path, keep_default_na=False, dtype={"argument": str, "value": str})
     return plan.to_dict("records")
 
 
@@ -61,17 +82,17 @@ def read_results(rows: Iterable[Row], folder: Path) -> Results:
     Args:
         rows: of the plan.
         folder: `results/`.
+
+    Raises:
+        FileError: metrics are damaged.
     """
     plan = _with_columns(pd.DataFrame(rows), _PLAN)
-    ended = [
-        name for name in plan["run"].unique() if (folder / "runs" / name / "summary.json").exists()
-    ]
-    summaries = _with_columns(pd.DataFrame([_summary(folder, name) for name in ended]), _SUMMARY)
+    found = [_summary(folder, name) for name in plan["run"].unique()]
+    summaries = _with_columns(pd.DataFrame([each for each in found if each]), _SUMMARY)
     runs = plan.merge(summaries, on="run", how="left", validate="many_to_one")
     runs["status"] = runs["status"].astype("str").fillna("missing")
     metrics = [
-        pd.read_parquet(folder / "runs" / name / "metrics.parquet").assign(run=name)
-        for name in runs.loc[runs["status"].isin(ENDED), "run"].unique()
+        _metrics(folder, name) for name in runs.loc[runs["status"].isin(ENDED), "run"].unique()
     ]
     empty = pd.DataFrame(columns=["run", *COLUMNS])
     return Results(folder, runs, pd.concat(metrics, ignore_index=True) if metrics else empty)
@@ -102,10 +123,28 @@ def provenance(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _summary(folder: Path, name: str) -> dict[str, Any]:
-    """Return a run's summary but for its log, inner keys joined by dots."""
-    summary = json.loads((folder / "runs" / name / "summary.json").read_text())
+    """Return a run's summary but for its log, inner keys joined by dots.
+
+    It is empty where the run has none, or has a result that is not whole.
+    """
+    run = RunFolder(folder / "runs" / name)
+    summary = run.summary
+    if not summary or (summary["status"] in ENDED and not run.is_done):
+        return {}
     summary.pop("log", None)
     return pd.json_normalize(summary).iloc[0].to_dict() | {"run": name}
+
+
+def _metrics(folder: Path, name: str) -> pd.DataFrame:
+    """Return the metrics of a run that has ended."""
+    path = folder / "runs" / name / "metrics.parquet"
+    try:
+        return pd.read_parquet(path).assign(run=name)
+    except (OSError, ValueError) as error:  # pyarrow's own errors are such
+        raise FileError(
+            f"{path} is damaged: delete it, and training/metrics.parquet beside it if that is"
+            " damaged as well; the same command makes them again"
+        ) from error
 
 
 def _with_columns(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:

@@ -37,7 +37,7 @@ def write_report(plan: list[Row], results: Results, folder: Path, settings: Path
         tables=[(table, _html(make_table(table, results)[1])) for table in tables(plan).values()],
         runs=_run_table(results.runs),
         provenance=_html(provenance(results.runs)),
-        settings=settings.read_text(encoding="utf-8"),
+        settings=settings.read_text(encoding="utf-8", errors="replace"),
     )
     with atomic(folder / "report.html") as path:
         path.write_text(page, encoding="utf-8")

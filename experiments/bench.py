@@ -271,7 +271,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     source["packages"] |= _extra_versions()
     with atomic(options.out / "provenance.json") as path:
-        path.write_text(json.dumps(source, indent=1) + "\n")
+        path.write_text(json.dumps(source, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(source, indent=1))
 
 
@@ -301,7 +301,7 @@ def _write(table: pd.DataFrame, target: Path) -> None:
     shown[table.columns[0]] += is_missing.map({True: " (not installed)", False: ""})
     text = shown.to_markdown(index=False, floatfmt=".3f", missingval="")
     with atomic(target.with_suffix(".md")) as path:
-        path.write_text(text + "\n")
+        path.write_text(text + "\n", encoding="utf-8")
     print(text, end="\n\n")
 
 

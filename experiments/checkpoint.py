@@ -20,7 +20,8 @@ State = dict[str, Any]  # as of Optimizer.state_dict
 def save_checkpoint(trainer: L.Trainer, path: Path) -> None:
     """Save a run between two steps; every process has to call it, and the first one writes.
 
-    Lightning writes a checkpoint atomically.
+    Raises:
+        FileError: it cannot be written; the checkpoint before it is as it was.
     """
     trainer.save_checkpoint(path, weights_only=False)  # the optimizer's state as well
 

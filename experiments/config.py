@@ -13,6 +13,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from experiments.corpus_settings import CorpusSettings
+from experiments.files import FileError
 from experiments.model_settings import ModelSettings
 from experiments.settings import ConfigError, Settings, parse
 from experiments.yaml_loader import StrictLoader, line_of
@@ -202,7 +203,7 @@ def lines_named(profile: str, *others: Path) -> Iterator[None]:
     """
     try:
         yield
-    except LocatedError:
+    except (LocatedError, FileError):
         raise
     except ConfigError as error:
         raise _located(error, _path(profile), *_registry_files(), *others) from None

@@ -11,7 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from experiments.corpus_settings import CorpusSettings
-from experiments.files import atomic
+from experiments.files import FileError, atomic, read_object
 from experiments.settings import ConfigError
 from experiments.sources import documents
 
@@ -94,14 +94,24 @@ def build(name: str, settings: CorpusSettings, folder: Path) -> CorpusFacts:
         shards=tuple(shards),
     )
     with atomic(folder / "meta.json") as path:
-        path.write_text(json.dumps(asdict(facts), indent=2) + "\n")
+        path.write_text(json.dumps(asdict(facts), indent=2) + "\n", encoding="utf-8")
     return facts
 
 
 def read_facts(folder: Path) -> CorpusFacts:
-    """Return the facts of a corpus that was built."""
-    values = json.loads((folder / "meta.json").read_text())
-    return CorpusFacts(**values | {"shards": tuple(Shard(**shard) for shard in values["shards"])})
+    """Return the facts of a corpus that was built.
+
+    Raises:
+        FileError: meta.json is missing or damaged.
+    """
+    path = folder / "meta.json"
+    try:
+        values = read_object(path) or {}
+        shards = tuple(Shard(**shard) for shard in values["shards"])
+        return CorpusFacts(**values | {"shards": shards})
+    except (KeyError, TypeError):  # other keys, or values of other kinds
+        what = "is damaged: delete it, and" if path.exists() else "is missing:"
+        raise FileError(f"{path} {what} the same command makes it again") from None
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, end_of_text: str) -> Tokenizer:
@@ -122,13 +132,16 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, end_of_text: str) -> 
 def _tokenizer(name: str, settings: CorpusSettings, texts: list[str], path: Path) -> Tokenizer:
     """Return the tokenizer of an earlier attempt, the named one, or one trained on `texts`."""
     if path.exists():
-        return _plain(Tokenizer.from_file(str(path)))
+        try:
+            return _plain(Tokenizer.from_file(str(path)))
+        except Exception:  # the library raises nothing more special on a damaged file
+            print(f"{path} is damaged: it is made again", flush=True)
     if settings.tokenizer is None:
         tokenizer = train_tokenizer(texts, settings.vocab_size, settings.end_of_text)
     else:
         tokenizer = _named_tokenizer(name, settings)
     with atomic(path) as temporary:
-        tokenizer.save(str(temporary))
+        temporary.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     return tokenizer
 
 
@@ -173,9 +186,12 @@ def _size(tokenizer: Tokenizer) -> int:
 def _existing(tokenizer: Tokenizer, texts: list[str], folder: Path, number: int) -> Shard | None:
     """Return the shard that an earlier attempt made of these texts, if it is whole."""
     record, path = (folder / _file(number, suffix) for suffix in ("json", "bin"))
-    if not (record.exists() and path.exists()):
+    try:
+        shard = Shard(**(read_object(record) or {}))
+    except TypeError:  # it is missing, or has other keys
         return None
-    shard = Shard(**json.loads(record.read_text()))
+    if not path.exists():
+        return None
     is_whole = _sha256_of_all([path]) == shard.sha256
     is_same = (shard.text_sha256, shard.tokenizer_sha256) == _made_of(tokenizer, texts)
     return shard if is_whole and is_same else None
@@ -211,7 +227,7 @@ def _write_shard(
         sha256=stream.hexdigest(),
     )
     with atomic(folder / _file(number, "json")) as path:
-        path.write_text(json.dumps(asdict(shard), indent=2) + "\n")
+        path.write_text(json.dumps(asdict(shard), indent=2) + "\n", encoding="utf-8")
     return shard
 
 

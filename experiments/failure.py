@@ -16,29 +16,36 @@ def tail(log: Path) -> list[str]:
     return _lines(log)[-_TAIL:]
 
 
-def error_of(log: Path) -> str:
+def error_of(log: Path, since: int = 0) -> str:
     """Return the line in which Python names the error that a program ended in; "" without one."""
-    lines = _lines(log)
+    lines = _lines(log, since)
     begins = [index for index, line in enumerate(lines) if "Traceback (most recent" in line]
     after = lines[begins[-1] + 1 :] if begins else []
     return next((line for line in after if not line.startswith(" ")), "")
 
 
-def last_line(log: Path) -> str:
+def last_line(log: Path, since: int = 0) -> str:
     """Return the line of a log that tells why the program ended.
 
-    One that was killed did not say so itself, but SLURM did.
+    A killed process prints no traceback; SLURM's own message is used then.
+
+    Args:
+        log: the file.
+        since: byte from which on this start of the program wrote.
     """
-    of_slurm = re.findall("(?:srun|slurmstepd): error: .*", "\n".join(tail(log)))
-    told = [error_of(log), *of_slurm, *reversed(tail(log))]
+    lines = _lines(log, since)[-_TAIL:]
+    of_slurm = re.findall("(?:srun|slurmstepd): error: .*", "\n".join(lines))
+    told = [error_of(log, since), *of_slurm, *reversed(lines)]
     return next((line for line in told if line), "it said nothing")
 
 
-def _lines(log: Path) -> list[str]:
+def _lines(log: Path, since: int = 0) -> list[str]:
     """Return the lines of a log that are not empty; of a progress bar what it showed last."""
-    if not log.exists():
+    try:
+        content = log.read_bytes()[since:]
+    except OSError:
         return []
-    lines = log.read_text(errors="replace").split("\n")
+    lines = content.decode(errors="replace").split("\n")
     shown = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in lines]
     return [line for line in shown if line]
 
@@ -56,18 +63,17 @@ def record_failure(run: RunFolder, status: str, reason: str, log: Path) -> None:
 
     frame = MetricsLog(run.training / "metrics.jsonl").frame()
     val_losses = frame["val_loss"].dropna()
-    starts = run.history.events("started")
     summary: dict[str, Any] = {
         "status": status,
         "steps": int(frame["step"].max()) if len(frame) else 0,
         "tokens": int(frame["tokens"].max()) if len(frame) else 0,
         "final_val_loss": None,
         "best_val_loss": float(val_losses.min()) if len(val_losses) else None,
-        "launch": {"attempts": len(starts), "job": starts[-1].get("job") if starts else None},
+        "launch": run.launch,
         "reason": reason,
         "log": tail(log),
     }
     with atomic(run.path / "metrics.parquet") as path:
         frame.to_parquet(path, index=False)
     with atomic(run.path / "summary.json") as path:
-        path.write_text(json.dumps(summary, indent=2) + "\n")
+        path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")

@@ -3,7 +3,6 @@
 It imports no torch: a login node may have to hold a hundred of it at once.
 """
 
-import fcntl
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal
 
+from experiments.files import locked, make_folder
 from experiments.run_folder import RunFolder
 
 
@@ -42,11 +42,13 @@ def launch(run: RunFolder, train: Callable[[], Failure | None]) -> str:
 
     Raises:
         Stopped: the launcher was told to stop; `train` has stopped what it started.
+        FileError: a file of the run cannot be written.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
-    run.path.mkdir(parents=True, exist_ok=True)
-    with _only_launcher_of(run):
+    make_folder(run.path)
+    # Wait until no other launcher has the run: one may live on when Snakemake was killed.
+    with locked(run.path / "launcher.lock"):
         failure = None if run.has_ended else train()
         if failure:
             run.history.append("failed", status=failure.status, reason=failure.reason)
@@ -72,17 +74,11 @@ def _stop(number: int, _: FrameType | None) -> None:
     raise Stopped(128 + number)
 
 
-@contextmanager
-def _only_launcher_of(run: RunFolder) -> Iterator[None]:
-    """Wait until no other launcher has the run: one may live on when Snakemake was killed."""
-    with (run.path / "launcher.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _record(run: RunFolder, failure: Failure) -> None:
     """Write what a failed run leaves to the analysis; in a process that may load pandas."""
     command = [sys.executable, "-m", "experiments", "record-failure", "--folder", str(run.path)]
     command += ["--status", failure.status, "--reason", failure.reason, "--log", str(failure.log)]
     with signals_held_back():
-        subprocess.run(command, check=True)
+        code = subprocess.run(command).returncode
+    if code:  # it has said why
+        sys.exit(code)

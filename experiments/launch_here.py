@@ -35,6 +35,7 @@ def train_here(
     run.history.append("started")
     log = run.path / "train.log"
     with log.open("a", encoding="utf-8") as file:
+        began = file.tell()  # behind what earlier attempts wrote
         process = subprocess.Popen(command, stdout=file, stderr=file)
         try:
             code = process.wait()
@@ -48,4 +49,4 @@ def train_here(
     if run.has_ended:
         return None
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    return Failure("failed", f"{how}: {last_line(log)}", log)
+    return Failure("failed", f"{how}: {last_line(log, began)}", log)

@@ -154,7 +154,7 @@ class SlurmLauncher:
                 return None
             time.sleep(1)
         log = self._log(job_id)
-        exhausted = [event["job"] for event in run.history.events("exhausted")]
+        exhausted = [event.get("job") for event in run.history.events("exhausted")]
         if job_id in exhausted:
             starts = f"{self.task.job.max_attempts} starts of {self.task.job.time_minutes} minutes"
             return Failure("timeout", f"job {job_id} has not finished in {starts}", log)

@@ -1,12 +1,13 @@
 """The metrics of one run: a line of JSON for each row while it grows, parquet when it is done."""
 
 import json
-import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+from experiments.files import append_line, atomic, read_lines
 
-from experiments.files import atomic
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = {
     "step": "int64",  # optimizer steps taken
@@ -25,31 +26,34 @@ class MetricsLog:
     """Rows of metrics, each on disk as soon as it is known.
 
     Args:
-        path: the file of lines; rows that stand there already are kept.
+        path: the file of lines; the rows in it are kept, and lines that are damaged left out.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.rows: list[dict[str, float]] = []
-        if path.exists():
-            lines = path.read_text().splitlines(keepends=True)
-            # A process that was killed may have left half a line at the end.
-            self.rows = [json.loads(line) for line in lines if line.endswith("\n")]
+        self.rows: list[dict[str, float]] = [row for row in read_lines(path) if _is_row(row)]
 
     def rewind(self, step: int) -> None:
         """Forget the rows after `step`, from where a run is resumed."""
         self.rows = [row for row in self.rows if row["step"] <= step]
         with atomic(self._path) as path:
-            path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+            path.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
 
     def append(self, row: dict[str, float]) -> None:
         """Add a row with keys of COLUMNS; missing ones become NaN."""
         self.rows.append(row)
-        with self._path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self._path, row)
 
-    def frame(self) -> pd.DataFrame:
+    def frame(self) -> "pd.DataFrame":
         """Return all rows, in the columns and dtypes of COLUMNS."""
+        import pandas as pd  # takes half a second, and `make status` does without
+
         return pd.DataFrame(self.rows, columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def _is_row(value: dict[str, Any]) -> bool:
+    """Tell whether a JSON object is a row of metrics; some columns may be missing."""
+    return {"step", "tokens"} <= {*value} <= {*COLUMNS} and all(
+        isinstance(number, int if COLUMNS[name] == "int64" else (int, float))
+        for name, number in value.items()
+    )

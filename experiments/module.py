@@ -175,13 +175,19 @@ class LanguageModelRun(L.LightningModule):
         self._peak_bytes = int(self.trainer.strategy.reduce(peak, reduce_op="max"))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the optimizer's states, so that another number of processes can load them."""
+        """Name the optimizer's states, so that another number of processes can load them.
+
+        The metrics so far are saved as well: a run that goes on from here has all of them, whatever
+        happened to their own file.
+        """
+        checkpoint["metrics"] = self.metrics.rows
         if not isinstance(self.trainer.strategy, ShardedStrategy):  # which names them itself
             (state,) = checkpoint["optimizer_states"]
             checkpoint["optimizer_states"] = [by_name(state, self, self.optimizer)]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Number the optimizer's states, as the optimizer does that is not sharded."""
+        self.metrics.rows = checkpoint.get("metrics", self.metrics.rows)  # older ones have none
         if "optimizer_states" in checkpoint:  # the sharded strategy has loaded them already
             (state,) = checkpoint["optimizer_states"]
             check_shapes(state, fresh_state(self.spec))

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.files import atomic
+from experiments.files import atomic, is_whole_parquet, read_object, set_aside
 from experiments.history import History
+
+_SUMMARY, _METRICS = "summary.json", "metrics.parquet"
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class RunFolder:
 
     @property
     def has_ended(self) -> bool:
-        """Whether training came to its end, completed or diverged."""
-        return (self.training / "summary.json").exists()
+        """Whether training came to its end, completed or diverged, and its result is whole."""
+        return _is_whole(self.training)
 
     @property
     def last_sign_of_life(self) -> float:
@@ -53,22 +55,53 @@ class RunFolder:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What it came out as; empty where it has not yet."""
-        summary = self.path / "summary.json"
-        return json.loads(summary.read_text()) if summary.exists() else {}
+        """What it came out as; empty where it has not yet, or the file is damaged."""
+        return _summary(self.path) or {}
+
+    @property
+    def launch(self) -> dict[str, Any]:
+        """How often training was started, and in which job last."""
+        starts = self.history.events("started")
+        return {"attempts": len(starts), "job": starts[-1].get("job") if starts else None}
+
+    @property
+    def damaged(self) -> list[Path]:
+        """The files of its result that are there but not as they were written.
+
+        Of metrics.parquet only both ends are looked at.
+        """
+        summary, metrics = self.path / _SUMMARY, self.path / _METRICS
+        found = [summary] if summary.exists() and not _summary(self.path) else []
+        return found + ([metrics] if metrics.exists() and not is_whole_parquet(metrics) else [])
+
+    def set_aside_damaged(self) -> list[Path]:
+        """Rename damaged files of the result, so that it is made again; return their old paths."""
+        damaged = self.damaged
+        for path in damaged:
+            set_aside(path)
+        return damaged
 
     @property
     def is_done(self) -> bool:
         """Whether it came out completed or diverged: then it need not be trained again."""
-        return self.summary.get("status") in ("completed", "diverged")
+        return self.summary.get("status") in ("completed", "diverged") and _is_whole(self.path)
 
     def publish(self) -> str:
-        """Copy the result up, with the jobs and starts it took; return its status."""
-        summary = json.loads((self.training / "summary.json").read_text())
-        starts = self.history.events("started")
-        summary["launch"] = {"attempts": len(starts), "job": starts[-1].get("job")}
-        with atomic(self.path / "metrics.parquet") as path:
-            shutil.copyfile(self.training / "metrics.parquet", path)
-        with atomic(self.path / "summary.json") as path:
-            path.write_text(json.dumps(summary, indent=2) + "\n")
+        """Copy the result of a run that has ended up, with its starts; return its status."""
+        summary = _summary(self.training) | {"launch": self.launch}
+        with atomic(self.path / _METRICS) as path:
+            shutil.copyfile(self.training / _METRICS, path)
+        with atomic(self.path / _SUMMARY) as path:
+            path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         return summary["status"]
+
+
+def _summary(folder: Path) -> dict[str, Any] | None:
+    """Return the summary in a folder; None where there is none, or it is damaged."""
+    summary = read_object(folder / _SUMMARY)
+    return summary if summary and isinstance(summary.get("status"), str) else None
+
+
+def _is_whole(folder: Path) -> bool:
+    """Tell whether a folder holds a result, none of it damaged."""
+    return _summary(folder) is not None and is_whole_parquet(folder / _METRICS)

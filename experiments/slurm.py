@@ -3,7 +3,6 @@
 Jobs are submitted by submitit (experiments.launch_on_slurm). Imports no torch.
 """
 
-import fcntl
 import hashlib
 import json
 import re
@@ -21,7 +20,7 @@ from submitit.slurm.slurm import _make_sbatch_string
 
 from experiments.cluster import ClusterSettings, JobSettings
 from experiments.config import LocatedError
-from experiments.files import atomic
+from experiments.files import atomic, locked, make_folder, read_object
 from experiments.grid import RunSpec
 from experiments.run_folder import RunFolder
 from experiments.settings import ConfigError
@@ -165,10 +164,10 @@ class Queue:
 
         Raises:
             SlurmError: the controller did not answer.
+            FileError: the file cannot be written.
         """
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        make_folder(self._path.parent)
+        with locked(self._path.with_suffix(".lock")):
             look = self.last()
             if look.asked < since:
                 look = self._ask()
@@ -177,12 +176,13 @@ class Queue:
         return look
 
     def last(self) -> Look:
-        """Return the last look; asks nobody."""
-        if not self._path.exists():
+        """Return the last look; asks nobody. It is empty, and of 1970, where there is none."""
+        try:
+            kept = read_object(self._path) or {}
+            jobs = {key: QueuedJob(**job) for key, job in kept["jobs"].items()}
+            return Look(float(kept["asked"]), jobs, kept["error"])
+        except (AttributeError, KeyError, TypeError, ValueError):
             return Look(0.0, {})
-        kept = json.loads(self._path.read_text())
-        jobs = {key: QueuedJob(**job) for key, job in kept["jobs"].items()}
-        return Look(kept["asked"], jobs, kept["error"])
 
     def _ask(self) -> Look:
         asked = time.time()
@@ -193,7 +193,7 @@ class Queue:
         except SlurmError as error:
             look = Look(asked, {}, str(error))
         with atomic(self._path) as path:
-            path.write_text(json.dumps(asdict(look)))
+            path.write_text(json.dumps(asdict(look)), encoding="utf-8")
         return look
 
 

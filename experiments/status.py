@@ -1,7 +1,6 @@
 """How far every run of a profile is, read from its files: SLURM is not asked."""
 
 import fcntl
-import json
 from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
@@ -11,6 +10,7 @@ from statistics import median
 from tabulate import tabulate
 
 from experiments.grid import PlannedRun, RunSpec
+from experiments.metrics import MetricsLog
 from experiments.run_folder import RunFolder
 from experiments.slurm import Queue
 
@@ -52,9 +52,12 @@ def _row(planned: PlannedRun, run: RunFolder, reasons: dict[str, str]) -> dict[s
         "status": "pending",
         "starts": len(starts) or "",
     }
+    if damaged := run.damaged:
+        names = " and ".join(path.name for path in damaged)
+        return row | {"note": f"{names} damaged; the same command makes the result again"}
     if summary := run.summary:
-        row |= {"status": summary["status"], "step": summary["steps"]}
-        row |= {"loss": _number(summary["final_val_loss"]), "job": summary["launch"]["job"]}
+        row |= {"status": summary["status"], "step": summary.get("steps", "")}
+        row |= {"loss": _number(summary.get("final_val_loss")), "job": run.launch["job"]}
         return row | {"note": summary.get("reason", "")}
     progress = _progress(spec, run)
     events = run.history.events("submitted", "started", "requeued", "cancelled", "failed")
@@ -63,7 +66,7 @@ def _row(planned: PlannedRun, run: RunFolder, reasons: dict[str, str]) -> dict[s
     if last["event"] == "started":
         row |= progress | {"status": "running"}
     elif last["event"] in ("submitted", "requeued"):
-        row["note"] = reasons.get(last["job"], "")
+        row["note"] = reasons.get(last.get("job"), "")
     if last["event"] in ("submitted", "started", "requeued") and not _has_launcher(run):
         row["note"] = "its launcher is gone; the same command goes on"
     return row
@@ -71,9 +74,8 @@ def _row(planned: PlannedRun, run: RunFolder, reasons: dict[str, str]) -> dict[s
 
 def _progress(spec: RunSpec, run: RunFolder) -> dict[str, object]:
     """Return step, loss, speed and time left of a run that is trained."""
-    log = run.training / "metrics.jsonl"
-    lines = log.read_text().splitlines(keepends=True)[-_LAST_ROWS:] if log.exists() else []
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    rows = MetricsLog(run.training / "metrics.jsonl").rows[-_LAST_ROWS:]
+    rows = [row for row in rows if {"train_loss", "step_seconds"} <= row.keys()]
     if not rows:
         return {}
     training, seconds = spec.training, median(row["step_seconds"] for row in rows)
@@ -93,12 +95,11 @@ def _number(loss: float | None) -> str:
 
 def _has_launcher(run: RunFolder) -> bool:
     """Tell whether a launcher sees to the run: it holds a lock while it lives."""
-    lock = run.path / "launcher.lock"
-    if not lock.exists():
-        return False
-    with lock.open() as file:
-        try:
+    try:
+        with (run.path / "launcher.lock").open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    except BlockingIOError:
+        return True
+    except OSError:  # it is not there, or of another user
+        return False
     return False

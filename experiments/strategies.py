@@ -32,6 +32,7 @@ from torch.distributed.tensor.placement_types import Placement
 from torch.optim import Optimizer
 
 from experiments.checkpoint import check_shapes
+from experiments.checkpoint_file import CheckpointFile
 from experiments.parallel import Parallel
 
 _LAYOUTS = {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}
@@ -60,7 +61,7 @@ def trainer_arguments(parallel: Parallel) -> dict[str, Any]:
         "num_nodes": parallel.nodes,
         "devices": parallel.tasks_per_node,
         "strategy": strategy,
-        "plugins": [environment()],
+        "plugins": [environment(), CheckpointFile()],
         "use_distributed_sampler": False,  # the module gives each process its part
     }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.corpus import CorpusFacts, read_facts
-from experiments.settings import ConfigError
+from experiments.files import FileError
 
 
 class TokenStream:
@@ -53,7 +53,7 @@ def read_tokens(folder: Path) -> tuple[TokenStream, TokenStream]:
     """Return the tokens for training and those for validation.
 
     Raises:
-        ConfigError: a shard does not have the size it was written with.
+        FileError: a shard does not have the size it was written with.
     """
     facts = read_facts(folder)
     shards = []
@@ -61,7 +61,7 @@ def read_tokens(folder: Path) -> tuple[TokenStream, TokenStream]:
         path = folder / shard.file
         expected = shard.tokens * np.dtype(facts.dtype).itemsize
         if not path.is_file() or path.stat().st_size != expected:
-            raise ConfigError(_damaged(folder, path, f"must be a file of {expected} bytes"))
+            raise FileError(_damaged(folder, path, f"must be a file of {expected} bytes"))
         if shard.tokens:  # an empty file cannot be mapped
             shards.append(np.memmap(path, dtype=facts.dtype, mode="r"))
     total = facts.train_tokens + facts.val_tokens
@@ -73,7 +73,7 @@ def verify(folder: Path) -> CorpusFacts:
     """Return the facts of a corpus once every byte of its tokens is found to be as it was written.
 
     Raises:
-        ConfigError: a shard has another sha256.
+        FileError: a shard has another sha256.
     """
     facts = read_facts(folder)
     read_tokens(folder)
@@ -81,7 +81,7 @@ def verify(folder: Path) -> CorpusFacts:
         path = folder / shard.file
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
-                raise ConfigError(_damaged(folder, path, f"must have the sha256 {shard.sha256}"))
+                raise FileError(_damaged(folder, path, f"must have the sha256 {shard.sha256}"))
     return facts
 
 

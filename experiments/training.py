@@ -1,10 +1,10 @@
 """Training one run: from its spec to metrics.parquet and summary.json."""
 
-import fcntl
 import json
+import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,16 @@ import lightning.pytorch as L
 import torch
 
 from experiments.callbacks import ProgressLine, SaveLast, TensorBoard
+from experiments.checkpoint_file import set_aside_if_damaged
 from experiments.corpus import read_facts
 from experiments.data import TokenBatches, check_size
-from experiments.files import atomic
+from experiments.files import atomic, locked, make_folder
 from experiments.grid import RunSpec
 from experiments.interruption import SaveOnSignal
 from experiments.machine import provenance
 from experiments.module import LanguageModelRun
 from experiments.parallel import ALONE, Parallel
+from experiments.run_folder import RunFolder
 from experiments.strategies import environment, trainer_arguments
 
 # Whoever trains on a login node or a machine of their own means to.
@@ -39,13 +41,14 @@ def train(
 ) -> dict[str, Any] | None:
     """Train a run to its end, going on from its last checkpoint if there is one.
 
-    Where several processes train it, each of them calls this.
+    A checkpoint that is damaged is set aside as last.ckpt.damaged, and the run starts anew; its
+    history says so. Where several processes train it, each of them calls this.
 
     Args:
         spec: everything the result depends on.
         corpus: folder of the tokenised corpus.
-        folder: of this run; gets spec.json, metrics.jsonl and last.ckpt as it goes, and at its end
-            metrics.parquet and summary.json.
+        folder: RunFolder.training of this run; gets spec.json, metrics.jsonl and last.ckpt as it
+            goes, and at its end metrics.parquet and summary.json.
         parallel: the processes, and how they share the work.
         tensorboard: whether to write TensorBoard logs as well.
         requeue: gives the job back to the queue and does not return. With it the run is saved when
@@ -57,19 +60,24 @@ def train(
     Raises:
         ConfigError: the corpus is too small, the processes cannot share the run, or the optimizer
             cannot be made.
+        FileError: a file of the run cannot be read or written.
     """
     facts = read_facts(corpus)
     expected_text = getattr(spec.corpus.settings, "sha256", None)
     check_size(facts, spec.training.batch_size, spec.training.context)
     parallel.check(spec, "parallel")
     is_first = environment().global_rank() == 0
-    folder.mkdir(parents=True, exist_ok=True)
-    with _only_trainer_of(folder) if is_first else nullcontext():
+    make_folder(folder)
+    # Wait where another process trains it: one whose launcher was killed, or whose job was
+    # cancelled and takes its time to end.
+    with locked(folder / "lock") if is_first else nullcontext():
         checkpoint = folder / "last.ckpt"
         callbacks: list[L.Callback] = [SaveLast(checkpoint)]
         if is_first:
             with atomic(folder / "spec.json") as path:
-                path.write_text(spec.model_dump_json(indent=2, by_alias=True) + "\n")
+                path.write_text(
+                    spec.model_dump_json(indent=2, by_alias=True) + "\n", encoding="utf-8"
+                )
             callbacks.append(ProgressLine())
             if tensorboard:
                 callbacks.append(TensorBoard(folder / "tensorboard"))
@@ -100,7 +108,11 @@ def train(
             enable_progress_bar=False,
             logger=False,
         )
-        trainer.fit(run, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
+        # `fit` does this as well; here the processes need each other before it.
+        trainer.strategy.connect(run)
+        trainer.strategy.setup_environment()
+        goes_on = trainer.strategy.broadcast(is_first and _goes_on(checkpoint))
+        trainer.fit(run, ckpt_path=checkpoint if goes_on else None, weights_only=True)
         if not is_first:
             return None
         summary = run.summary() | {
@@ -114,17 +126,15 @@ def train(
         with atomic(folder / "metrics.parquet") as path:
             run.metrics.frame().to_parquet(path, index=False)
         with atomic(folder / "summary.json") as path:
-            path.write_text(json.dumps(summary, indent=2) + "\n")
+            path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
 
 
-@contextmanager
-def _only_trainer_of(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which the system takes back if this process dies.
-
-    Wait for it where another process has it: one whose launcher was killed, or whose job was
-    cancelled and takes its time to end.
-    """
-    with (folder / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _goes_on(checkpoint: Path) -> bool:
+    """Tell whether a run goes on from its checkpoint; say so where that is damaged."""
+    aside = set_aside_if_damaged(checkpoint)
+    if aside:
+        told = f"{checkpoint} is damaged: it is now {aside.name}, and the run starts anew"
+        print(told, file=sys.stderr, flush=True)
+        RunFolder(checkpoint.parent.parent).history.append("restarted", reason=told)
+    return checkpoint.exists()

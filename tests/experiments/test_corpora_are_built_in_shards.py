@@ -106,6 +106,35 @@ def test_damage_is_found_before_training_and_mended_by_building_again(tmp_path, 
     assert shard.read_bytes() == whole
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\0" * 100, b"[]", b'{"shards": [1]}', b'{"shards": [], "age": 3}']
+)
+def test_a_damaged_record_is_told_or_made_again(tmp_path, content):
+    settings, folder = dataset(tmp_path / "data"), tmp_path / "corpus"
+    facts = build("mine", settings, folder)
+    tokens = {path.name: path.read_bytes() for path in (folder / "shards").glob("*.bin")}
+    (folder / "meta.json").write_bytes(content)
+    for read in (read_facts, read_tokens, verify):
+        with pytest.raises(ConfigError, match=r"meta.json is damaged: delete it, and the same"):
+            read(folder)
+    (folder / "meta.json").unlink()
+    with pytest.raises(ConfigError, match=r"meta.json is missing: the same command makes it"):
+        verify(folder)
+    (folder / "shards" / "00001.json").write_bytes(content)
+    (folder / "tokenizer.json").write_bytes(content)
+    assert build("mine", settings, folder) == facts == verify(folder)
+    assert {path.name: path.read_bytes() for path in (folder / "shards").glob("*.bin")} == tokens
+
+
+def test_no_shard_of_a_lost_tokenizer_is_kept(tmp_path):
+    settings, folder = dataset(tmp_path / "data"), tmp_path / "corpus"
+    build("mine", settings, folder)
+    before = {path: path.stat().st_mtime_ns for path in (folder / "shards").iterdir()}
+    (folder / "tokenizer.json").write_bytes(b"{")
+    build("mine", settings, folder)
+    assert not [path for path in before if path.stat().st_mtime_ns == before[path]]
+
+
 def test_tokens_of_a_large_vocabulary_have_four_bytes(tmp_path):
     words = ["Document", "words", "own."]
     tokenizer = word_tokenizer(tmp_path / "large.json", words, 70_000)

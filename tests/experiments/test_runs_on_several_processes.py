@@ -1,6 +1,7 @@
 """Two processes train a run as one does, and go on with what another number of them saved."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from experiments.config import load_profile
 from experiments.grid import plan
 from experiments.parallel import ALONE, Parallel
+from experiments.run_folder import RunFolder
 from experiments.settings import ConfigError, parse
 from experiments.training import train
 from tests.conftest import profile_values, write_profile
@@ -103,7 +105,7 @@ def trained(specs, tiny_corpus, tmp_path_factory):
     jobs = []
 
     def add(name, spec, parallel, cut_at=None):
-        (folder / name).mkdir(exist_ok=True)
+        (folder / name).mkdir(parents=True, exist_ok=True)
         job = {"spec": json.loads(spec.model_dump_json(by_alias=True)), "parallel": parallel}
         job |= {"corpus": str(tiny_corpus), "folder": str(folder / name), "cut_at": cut_at}
         jobs.append(job)
@@ -144,6 +146,11 @@ def trained(specs, tiny_corpus, tmp_path_factory):
             add(f"{optimizer} {name_of(way)} to one", spec, way, cut_at=CUT)
             add(f"{optimizer} {name_of(way)} to fsdp", spec, way, cut_at=CUT)
             add(f"{optimizer} {name_of(way)} to fsdp", spec, FSDP)
+    for name in ("damaged ddp", "damaged fsdp"):
+        shutil.copytree(folder / "adamw one to ddp", folder / name / "training")
+        os.truncate(folder / name / "training" / "last.ckpt", 20_000)
+        way = FSDP if name.endswith("fsdp") else DDP
+        add(f"{name}/training", specs["even", "adamw"], way)
     # Half a row is no whole block here.
     cut(specs["qwen", "powerstep-int8"], tiny_corpus, folder / "blocks cut")
     add("blocks cut", specs["qwen", "powerstep-int8"], FSDP)
@@ -223,6 +230,13 @@ def test_a_run_goes_on_exactly_with_as_many(trained, optimizer):
         metrics(trained / f"even {optimizer} fsdp"),
         check_exact=True,
     )
+
+
+@pytest.mark.parametrize("name", ["damaged ddp", "damaged fsdp"])
+def test_all_processes_start_anew_where_the_checkpoint_is_damaged(trained, name):
+    assert_close(trained / name / "training", trained / "even adamw one")
+    assert (trained / name / "training" / "last.ckpt.damaged").stat().st_size == 20_000
+    assert len(RunFolder(trained / name).history.events("restarted")) == 1
 
 
 def test_codes_whose_blocks_another_number_of_processes_cut_are_refused(
