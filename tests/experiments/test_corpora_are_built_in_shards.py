@@ -126,15 +126,6 @@ def test_a_damaged_record_is_told_or_made_again(tmp_path, content):
     assert {path.name: path.read_bytes() for path in (folder / "shards").glob("*.bin")} == tokens
 
 
-def test_no_shard_of_a_lost_tokenizer_is_kept(tmp_path):
-    settings, folder = dataset(tmp_path / "data"), tmp_path / "corpus"
-    build("mine", settings, folder)
-    before = {path: path.stat().st_mtime_ns for path in (folder / "shards").iterdir()}
-    (folder / "tokenizer.json").write_bytes(b"{")
-    build("mine", settings, folder)
-    assert not [path for path in before if path.stat().st_mtime_ns == before[path]]
-
-
 def test_tokens_of_a_large_vocabulary_have_four_bytes(tmp_path):
     words = ["Document", "words", "own."]
     tokenizer = word_tokenizer(tmp_path / "large.json", words, 70_000)
