@@ -1,14 +1,19 @@
 """What all optimizers of this library share: everything but the formula."""
 
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Integral
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
+from powerstep.dtensors import local, local_grad
+from powerstep.loading import check_state, conformed, fits
 from powerstep.pieces import Piece, piece_limit
-from powerstep.state import PRECISIONS, local, local_grad, new_part, storage
+from powerstep.state import PRECISIONS, Kept, new_part, storage
+
+PARAM_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 # What each argument must be: a test, and the words for it.
 Rule = tuple[Callable[[Any], bool], str]
@@ -17,6 +22,14 @@ Rule = tuple[Callable[[Any], bool], str]
 def at_least(bound: float) -> Rule:
     """Accept numbers from `bound` on."""
     return lambda value: bool(value >= bound), f"at least {bound}"
+
+
+def whole_number(bound: int) -> Rule:
+    """Accept integers from `bound` on."""
+    return (
+        lambda value: isinstance(value, Integral) and value >= bound,
+        f"a whole number, at least {bound}",
+    )
 
 
 def between(low: float, high: float) -> Rule:
@@ -64,7 +77,7 @@ class ElementwiseOptimizer(Optimizer):
         "lr": learning_rate(),
         "weight_decay": at_least(0),
         "state_precision": one_of(*PRECISIONS),
-        "block_size": at_least(1),
+        "block_size": whole_number(1),
         "maximize": one_of(True, False),
         "stochastic_rounding": one_of(True, False),
     }
@@ -108,20 +121,27 @@ class ElementwiseOptimizer(Optimizer):
         """Add a parameter group; its own values are held to the same rules.
 
         Raises:
-            ValueError: a value breaks a rule, or a parameter is complex.
+            ValueError: a value breaks a rule, or a parameter has a dtype that is not supported.
         """
-        self._check(self.defaults | param_group)
         super().add_param_group(param_group)
-        for param in self.param_groups[-1]["params"]:
-            if param.is_complex():
-                self.param_groups.pop()
-                raise ValueError(f"{type(self).__name__} has no complex parameters: view_as_real")
+        group = self.param_groups[-1]
+        try:
+            self._check(group)
+            self._check_params(group)
+        except ValueError:
+            self.param_groups.pop()
+            raise
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        for group in self.param_groups:
-            for name, value in (self._common_defaults | self.added).items():
-                group.setdefault(name, value)
+        groups = [self._complete(group) for group in state["param_groups"]]
+        for group in groups:
+            self._check(group)
+            self._check_params(group)
+        super().__setstate__(state | {"param_groups": groups})
+        for group in groups:
+            kept = self._kept(group)
+            for param in group["params"]:
+                self._fit_state(param, group, kept)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any | None:
@@ -135,22 +155,48 @@ class ElementwiseOptimizer(Optimizer):
 
         Raises:
             RuntimeError: a gradient is sparse.
+            ValueError: a gradient or the state of a parameter no longer has its shape.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            params = [param for param in group["params"] if param.grad is not None]
-            for param in params:
-                if param.grad.layout != torch.strided:
-                    raise RuntimeError(f"{type(self).__name__} does not take sparse gradients")
-                if not self.state[param]:
-                    self._new_state(param, group)
+        # All groups first: what is refused is refused before any parameter has moved.
+        ready: list[list[Tensor]] = [[] for _ in self.param_groups]
+        for index, params in enumerate(ready):
+            self._init_group(index, params)
+        for group, params in zip(self.param_groups, ready, strict=True):
             if isinstance(group["lr"], Tensor):  # of one element, in any number of dimensions
                 group = group | {"lr": group["lr"].squeeze()}
             self._step_group(params, group)
         return loss
+
+    def _init_group(self, index: int, params: list[Tensor]) -> None:
+        """Append a group's parameters with gradients to `params`, and see to their state.
+
+        torch.compile runs a method of this name at once and leaves it out of its graph, which then
+        serves the first step too (torch._dynamo.variables.optimizer).
+        """
+        group = self.param_groups[index]
+        kept = self._kept(group)
+        for param in group["params"]:
+            if param.grad is None:
+                continue
+            self._check_grad(param)
+            if self.state[param]:
+                self._fit_state(param, group, kept)
+            else:
+                self._new_state(param, group, kept)
+            params.append(param)
+
+    def _check_grad(self, param: Tensor) -> None:
+        if param.grad.layout != torch.strided:
+            raise RuntimeError(f"{type(self).__name__} does not take sparse gradients")
+        if param.grad.shape != param.shape:
+            raise ValueError(
+                f"{self._name_of(param)}: its gradient has shape {tuple(param.grad.shape)}, but it"
+                f" must have {tuple(param.shape)}"
+            )
 
     def _step_group(self, params: Sequence[Tensor], group: dict[str, Any]) -> None:
         for param in params:
@@ -169,24 +215,37 @@ class ElementwiseOptimizer(Optimizer):
         if not self.counts_steps:
             return 0
         # A tensor, as torch's own optimizers have it: checkpoints carry it as they carry the rest.
-        self.state[param]["step"] += 1
-        return int(self.state[param]["step"])
+        count = self.state[param]["step"]
+        count += 1
+        return int(count)
 
-    def _new_state(self, param: Tensor, group: dict[str, Any]) -> None:
-        keep = storage(group["state_precision"], group["block_size"])
-        if self.counts_steps:
-            self.state[param]["step"] = torch.tensor(0.0)
-        for name in self.buffers:
+    def _kept(self, group: dict[str, Any]) -> Kept:
+        """Return what is kept of each parameter of a group between steps."""
+        way = storage(group["state_precision"], group["block_size"])
+        return Kept(self.buffers, way, self.counts_steps)
+
+    def _new_state(self, param: Tensor, group: dict[str, Any], kept: Kept) -> None:
+        keep = kept.storage
+        if kept.counts_steps:
+            self.state[param]["step"] = torch.tensor(0.0, dtype=torch.float32)
+        for name in kept.buffers:
             parts = {part.suffix: new_part(param, part) for part in keep.parts}
             start = self._start(param, name, group)
             if start is not None:
                 own = local(start).reshape(-1)
-                stored = [
-                    part.stored(local(parts[part.suffix]), own.numel()) for part in keep.parts
-                ]
+                stored = [part.stored(parts[part.suffix], own.numel()) for part in keep.parts]
                 keep.store(stored, own)
             for suffix, part in parts.items():
                 self.state[param][name + suffix] = part
+
+    def _fit_state(self, param: Tensor, group: dict[str, Any], kept: Kept) -> None:
+        """Hold the state of a parameter, if it has any, to what is kept of it."""
+        state = self.state.get(param)
+        if state and not fits(state, param, kept):
+            try:
+                self.state[param] = conformed(state, param, kept, group["block_size"])
+            except ValueError as error:
+                raise ValueError(f"{self._name_of(param)}: {error}") from None
 
     def _pieces(
         self, param: Tensor, group: dict[str, Any], limit: int | None = None
@@ -206,7 +265,7 @@ class ElementwiseOptimizer(Optimizer):
         keep = storage(group["state_precision"], group["block_size"])
         state = self.state[param]
         stored = [
-            [part.stored(local(state[name + part.suffix]), numel) for part in keep.parts]
+            [part.stored(state[name + part.suffix], numel) for part in keep.parts]
             for name in self.buffers
         ]
         if not (own.is_contiguous() and grad.is_contiguous()):
@@ -219,38 +278,117 @@ class ElementwiseOptimizer(Optimizer):
             yield whole.cut(start, min(start + size, numel))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state, each tensor in the dtype it was saved in.
+        """Load a state, each tensor in the precision that its group asks for.
 
         `Optimizer.load_state_dict` casts state to the dtype of its parameter, which would turn int8
-        codes into floats and round an fp32 momentum to bf16 (pytorch/pytorch#43706).
+        codes into floats and round an fp32 momentum to bf16 (pytorch/pytorch#43706). So it is left
+        the groups alone.
+
+        Raises:
+            ValueError: the state is another optimizer's or of other parameters, or a value of a
+                group breaks a rule. The optimizer is then as it was.
         """
-        loaded: dict[str, Any] = {}  # what the caller's own hooks made of `state_dict`
-        before = self.register_load_state_dict_pre_hook(
-            lambda _, given: loaded.update(given)  # returns None: leaves it as it is
-        )
-        after = self.register_load_state_dict_post_hook(
-            lambda _: self._restore(loaded), prepend=True
-        )
+        loaded: list[tuple[int, Tensor, dict[str, Any]]] = []
+
+        def take_states(_: Optimizer, given: dict[str, Any]) -> dict[str, Any] | None:
+            """Take what the caller's own hooks made of `state_dict`, if it can be loaded."""
+            if not self._has_groups_like(given["param_groups"]):
+                return None  # torch says so
+            loaded.extend(self._checked_states(given))
+            ids = {index for group in given["param_groups"] for index in group["params"]}
+            others = {key: value for key, value in given["state"].items() if key not in ids}
+            return given | {"state": others}
+
+        def restore(_: Optimizer) -> None:
+            for index, param, state in loaded:
+                group = self.param_groups[index]
+                kept = self._kept(group)
+                self.state[param] = conformed(state, param, kept, group["block_size"])
+
+        before = self.register_load_state_dict_pre_hook(take_states)
+        after = self.register_load_state_dict_post_hook(restore, prepend=True)
         try:
             super().load_state_dict(state_dict)
         finally:
             before.remove()
             after.remove()
 
-    def _restore(self, state_dict: dict[str, Any]) -> None:
-        saved_ids = [index for group in state_dict["param_groups"] for index in group["params"]]
-        params = [param for group in self.param_groups for param in group["params"]]
-        for index, param in zip(saved_ids, params, strict=True):
-            for name, value in state_dict["state"].get(index, {}).items():
-                self.state[param][name] = (
-                    value.to(param.device, copy=True).contiguous()
-                    if isinstance(value, Tensor)
-                    else value
-                )
+    def _has_groups_like(self, saved: Sequence[dict[str, Any]]) -> bool:
+        sizes = [
+            [len(group["params"]) for group in groups] for groups in (self.param_groups, saved)
+        ]
+        return sizes[0] == sizes[1]
+
+    def _checked_states(
+        self, given: dict[str, Any]
+    ) -> Iterator[tuple[int, Tensor, dict[str, Any]]]:
+        """Yield the index of its group, the parameter and its state, of each that has one.
+
+        Raises:
+            ValueError: as `load_state_dict`.
+        """
+        for index, (own, saved) in enumerate(
+            zip(self.param_groups, given["param_groups"], strict=True)
+        ):
+            group = self._complete(saved | {"params": own["params"]})
+            self._check(group)
+            self._check_params(group)
+            kept = self._kept(group)
+            for key, param in zip(saved["params"], own["params"], strict=True):
+                state = given["state"].get(key)
+                if not state:
+                    continue
+                try:
+                    check_state(state, param, kept, group["block_size"])
+                except ValueError as error:
+                    raise ValueError(f"{self._name_of(param)}: {error}") from None
+                yield index, param, state
+
+    def _name_of(self, param: Tensor) -> str:
+        """Return what messages call a parameter."""
+        for index, group in enumerate(self.param_groups):
+            for place, other in enumerate(group["params"]):
+                if other is param and "param_names" in group:
+                    return f"parameter {group['param_names'][place]!r}"
+                if other is param:
+                    return f"parameter {place} of group {index}"
+        raise KeyError("the optimizer does not have this parameter")
+
+    def _complete(self, group: dict[str, Any]) -> dict[str, Any]:
+        """Return a group from elsewhere with the values that older versions did not have."""
+        defaults = self._common_defaults | self.added
+        missing = {name: value for name, value in defaults.items() if name not in group}
+        return group | missing
 
     @classmethod
     def _check(cls, values: dict[str, Any]) -> None:
         """Refuse values that break a rule."""
-        for name, (accepts, words) in (cls._common_rules | cls.rules).items():
-            if not accepts(values[name]):
-                raise ValueError(f"{name} is {values[name]!r}, but it must be {words}")
+        for name, rule in (cls._common_rules | cls.rules).items():
+            if name not in values:
+                raise ValueError(
+                    f"a parameter group has no {name}, which {cls.__name__} needs: it is another"
+                    " optimizer's"
+                )
+            if not _holds(rule, values[name]):
+                raise ValueError(f"{name} is {values[name]!r}, but it must be {rule[1]}")
+
+    @classmethod
+    def _check_params(cls, group: dict[str, Any]) -> None:
+        """Refuse parameters that the optimizer would compute something else with."""
+        for param in group["params"]:
+            if param.is_complex():
+                raise ValueError(
+                    f"{cls.__name__} does not support complex parameters; pass view_as_real(param)"
+                )
+            if param.dtype not in PARAM_DTYPES:
+                raise ValueError(
+                    f"{cls.__name__} does not support parameters of dtype {param.dtype}, but of"
+                    f" {', '.join(map(str, PARAM_DTYPES))}"
+                )
+
+
+def _holds(rule: Rule, value: Any) -> bool:
+    try:
+        return rule[0](value)
+    except (TypeError, ValueError, RuntimeError):  # of a value that is no number, or several
+        return False

@@ -9,9 +9,9 @@ from torch.optim.optimizer import ParamsT
 
 from powerstep import compiled as compiling
 from powerstep.base import ElementwiseOptimizer, Rule, between, one_of
+from powerstep.dtensors import local
 from powerstep.functional import foreach_powerstep_, powerstep_
 from powerstep.pieces import Piece, Work, piece_limit
-from powerstep.state import local
 
 # Elements of all parameters from which compiling pays by default: below it the eager path is done
 # with hundreds of steps before a compiler has made the quicker one.
@@ -56,8 +56,8 @@ class PowerStep(ElementwiseOptimizer):
             is no compiler it warns, and takes another path.
 
     Raises:
-        ValueError: an argument lies outside the range given here, or `foreach` and `compiled` are
-            both asked for.
+        ValueError: an argument lies outside the range given here, a parameter has another dtype
+            than fp32, fp64, bf16 and fp16, or `foreach` and `compiled` are both asked for.
     """
 
     buffers = ("momentum",)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from powerstep.dtensors import distribute, is_dtensor, local, shard_counts
 from powerstep.quantization import dequantize_blockwise, pack_int4, quantize_blockwise, unpack_int4
 
 PRECISIONS = ("fp32", "bf16", "int8", "int4")
@@ -26,9 +27,12 @@ class Part(NamedTuple):
     span: int
 
     def stored(self, tensor: Tensor, numel: int) -> Tensor:
-        """Return, flat, as much of a stored tensor as `numel` elements of the buffer need."""
-        flat, length = tensor.view(-1), -(-numel // self.span)
-        return flat if flat.numel() == length else flat[:length]
+        """Return, flat, what this process stores of `numel` elements of the buffer.
+
+        The DTensor of a part that shards cut has room for the largest shard in every process.
+        """
+        flat = local(tensor).view(-1)
+        return flat[: -(-numel // self.span)] if is_dtensor(tensor) else flat
 
 
 class Full:
@@ -85,7 +89,15 @@ class Blockwise:
 
 
 def storage(precision: str, block_size: int) -> Full | Blockwise:
-    """Return the way of keeping that `precision`, one of PRECISIONS, names."""
+    """Return the way of keeping that `precision` names.
+
+    Raises:
+        ValueError: it is not one of PRECISIONS.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"state_precision is {precision!r}, but it must be one of {', '.join(PRECISIONS)}"
+        )
     if precision == "fp32":
         return Full(torch.float32)
     if precision == "bf16":
@@ -93,21 +105,22 @@ def storage(precision: str, block_size: int) -> Full | Blockwise:
     return Blockwise(bits=int(precision.removeprefix("int")), block_size=block_size)
 
 
-def local(tensor: Tensor) -> Tensor:
-    """Return the shard of a DTensor that this process holds; another tensor as it is."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+class Kept(NamedTuple):
+    """What an optimizer keeps of a parameter between steps.
+
+    Attributes:
+        buffers: their names.
+        storage: how each of them is stored.
+        counts_steps: whether the steps are counted, as "step".
+    """
+
+    buffers: tuple[str, ...]
+    storage: Full | Blockwise
+    counts_steps: bool
 
 
-def local_grad(param: Tensor) -> Tensor:
-    """Return this process's shard of the gradient, laid out as its shard of the parameter."""
-    grad = param.grad
-    if hasattr(grad, "to_local") and grad.placements != param.placements:
-        grad = grad.redistribute(placements=param.placements)  # tensor parallel may leave a Partial
-    return local(grad)
-
-
-def new_part(param: Tensor, part: Part) -> Tensor:
-    """Return the zeros in which a part of a buffer of `param` is kept.
+def part_shapes(param: Tensor, part: Part) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shapes of a part of a buffer of `param`: this process's, and the whole one's.
 
     A part that keeps every element has the shape of `param`. One that stands for spans of elements
     has that shape with a shorter last dimension where whole spans fill it, and is flat otherwise.
@@ -116,55 +129,32 @@ def new_part(param: Tensor, part: Part) -> Tensor:
     and the part is laid out for this number of processes alone.
     """
     if part.span == 1:
-        return torch.zeros_like(param, dtype=part.dtype, memory_format=torch.contiguous_format)
-    last_dim_shards = _shards(param)[-1] if param.ndim else 1
-    if param.ndim and param.shape[-1] % (part.span * last_dim_shards) == 0:
-        shape = (*param.shape[:-1], param.shape[-1] // part.span)
-        if not hasattr(param, "to_local"):
-            return torch.zeros(shape, dtype=part.dtype, device=param.device)
-        own = param.to_local()
-        own_shape = (*own.shape[:-1], own.shape[-1] // part.span)
-        return _distribute(own.new_zeros(own_shape, dtype=part.dtype), param, shape)
-    shards = _shards(param)
+        return local(param).shape, param.shape
+    counts = shard_counts(param)
+    if param.ndim and param.shape[-1] % (part.span * counts[-1]) == 0:
+        own, whole = (
+            (*shape[:-1], shape[-1] // part.span) for shape in (local(param).shape, param.shape)
+        )
+        return own, whole
     largest_shard = math.prod(
-        math.ceil(size / count) for size, count in zip(param.shape, shards, strict=True)
+        math.ceil(size / count) for size, count in zip(param.shape, counts, strict=True)
     )
-    own_spans = math.ceil(largest_shard / part.span)
-    own = torch.zeros(own_spans, dtype=part.dtype, device=local(param).device)
-    if not hasattr(param, "to_local"):
-        return own
-    processes = math.prod(shards)
+    own_spans, processes = math.ceil(largest_shard / part.span), math.prod(counts)
     are_shared_out = processes == 1 or (
-        processes == shards[0]
+        processes == counts[0]
         and param.shape[0] % processes == 0
         and largest_shard % part.span == 0
     )
     if are_shared_out:  # the spans of one process, as many to each shard
-        return _distribute(own, param, (own_spans * processes,))
+        return (own_spans,), (own_spans * processes,)
     # One row a process: another number of processes cannot load it from a checkpoint by mistake.
-    return _distribute(own.view(*[1] * param.ndim, own_spans), param, (*shards, own_spans))
+    return (*[1] * param.ndim, own_spans), (*counts, own_spans)
 
 
-def _shards(param: Tensor) -> list[int]:
-    """Count the shards of each dimension; 1 each of a tensor that is not a DTensor."""
-    counts = [1] * param.ndim
-    if hasattr(param, "to_local"):
-        for size, placement in zip(param.device_mesh.shape, param.placements, strict=True):
-            dim = getattr(placement, "dim", None)  # _StridedShard has one, but is_shard() is False
-            if dim is not None:
-                counts[dim] *= size
-    return counts
-
-
-def _distribute(own: Tensor, param: Tensor, shape: Sequence[int]) -> Tensor:
-    """Make a DTensor of `shape` from each process's part, placed as `param` is."""
-    from torch.distributed.tensor import DTensor, Shard
-
-    placements = [  # of a flat part, what would be sharded otherwise is sharded over one process
-        Shard(0) if getattr(placement, "dim", 0) >= len(shape) else placement
-        for placement in param.placements
-    ]
-    stride = tuple(math.prod(shape[dim + 1 :]) for dim in range(len(shape)))
-    return DTensor.from_local(
-        own, param.device_mesh, placements, run_check=False, shape=torch.Size(shape), stride=stride
-    )
+def new_part(param: Tensor, part: Part) -> Tensor:
+    """Return the zeros in which a part of a buffer of `param` is kept."""
+    if part.span == 1:
+        return torch.zeros_like(param, dtype=part.dtype, memory_format=torch.contiguous_format)
+    own_shape, shape = part_shapes(param, part)
+    own = torch.zeros(own_shape, dtype=part.dtype, device=local(param).device)
+    return distribute(own, param, shape) if is_dtensor(param) else own

@@ -26,7 +26,8 @@ class AdamS(ElementwiseOptimizer):
             as Adam does, as the authors of PowerStep ran it.
 
     Raises:
-        ValueError: an argument lies outside the range given here.
+        ValueError: an argument lies outside the range given here, or a parameter has another dtype
+            than fp32, fp64, bf16 and fp16.
     """
 
     buffers = ("exp_avg",)

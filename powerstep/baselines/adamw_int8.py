@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from powerstep.base import ElementwiseOptimizer, Rule, at_least, betas
+from powerstep.base import ElementwiseOptimizer, Rule, at_least, betas, one_of
 
 
 class NaiveAdamWInt8(ElementwiseOptimizer):
@@ -26,11 +26,16 @@ class NaiveAdamWInt8(ElementwiseOptimizer):
         block_size: elements that share one scale; at least 1.
 
     Raises:
-        ValueError: an argument lies outside the range given here.
+        ValueError: an argument lies outside the range given here, or a parameter has another dtype
+            than fp32, fp64, bf16 and fp16.
     """
 
     buffers = ("exp_avg", "exp_avg_sq")
-    rules: ClassVar[dict[str, Rule]] = {"betas": betas(), "eps": at_least(0)}
+    rules: ClassVar[dict[str, Rule]] = {
+        "betas": betas(),
+        "eps": at_least(0),
+        "state_precision": one_of("int8"),
+    }
     counts_steps = True
 
     def __init__(

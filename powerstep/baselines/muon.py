@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from powerstep.base import ElementwiseOptimizer, Rule, at_least, betas
+from powerstep.base import ElementwiseOptimizer, Rule, at_least, betas, whole_number
 from powerstep.optimizer import PowerStep
+from powerstep.state import Full, Kept
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
@@ -49,13 +50,55 @@ class _MuonOnMatrices(ElementwiseOptimizer):
     that one learning rate serves all parameters.
     """
 
-    def _new_state(self, param: Tensor, group: dict[str, Any]) -> None:
+    _common_defaults: ClassVar[dict[str, Any]] = ElementwiseOptimizer._common_defaults | {
+        "stacked": 1
+    }
+    _common_rules: ClassVar[dict[str, Rule]] = ElementwiseOptimizer._common_rules | {
+        "stacked": whole_number(1)
+    }
+
+    def _kept(self, group: dict[str, Any]) -> Kept:
+        if group["is_matrix"]:
+            return Kept(("momentum",), Full(torch.float32), counts_steps=False)
+        return super()._kept(group)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a parameter group that says whether its parameters are hidden matrices.
+
+        Args:
+            param_group: with named parameters, `is_matrix`, and where every matrix stacks several
+                linear maps their number, `stacked`.
+
+        Raises:
+            ValueError: `is_matrix` is missing, a value breaks a rule, or a parameter is no matrix.
+        """
+        self._check_is_matrix(param_group)
+        super().add_param_group(param_group)
+
+    @classmethod
+    def _check_is_matrix(cls, group: dict[str, Any]) -> None:
+        if group.get("is_matrix") not in (True, False):
+            raise ValueError(
+                f"{cls.__name__} cannot tell which parameters of a group are hidden matrices: give"
+                " all named_parameters to the constructor, or is_matrix=True or False with the"
+                " group"
+            )
+
+    @classmethod
+    def _check_params(cls, group: dict[str, Any]) -> None:
+        super()._check_params(group)
+        cls._check_is_matrix(group)
         if not group["is_matrix"]:
-            super()._new_state(param, group)
-        elif isinstance(param, DTensor):
-            raise RuntimeError("Muon needs whole matrices: it takes no sharded parameters")
-        else:
-            self.state[param]["momentum"] = torch.zeros_like(param, dtype=torch.float32)
+            return
+        for param in group["params"]:
+            shape = tuple(param.shape)
+            if isinstance(param, DTensor):
+                raise ValueError("Muon needs whole matrices: it takes no sharded parameters")
+            if len(shape) < 2 or _as_matrices(param).shape[-2] % group["stacked"]:
+                raise ValueError(
+                    f"a parameter of shape {shape} is in a group with is_matrix=True and"
+                    f" stacked={group['stacked']}, but its rows are not so many matrices"
+                )
 
     def _step_group(self, params: Sequence[Tensor], group: dict[str, Any]) -> None:
         if not group["is_matrix"]:
@@ -66,11 +109,17 @@ class _MuonOnMatrices(ElementwiseOptimizer):
             momentum.lerp_(grad, 1 - MOMENTUM)
             # A matrix that stacks several linear maps by their rows is taken apart: (…, maps, rows,
             # columns).
-            maps = grad.lerp(momentum, MOMENTUM).unflatten(-2, (group["stacked"], -1))
-            update = orthogonalised(maps).flatten(-3, -2)
+            matrices = _as_matrices(grad.lerp(momentum, MOMENTUM))
+            maps = matrices.unflatten(-2, (group["stacked"], -1))
+            update = orthogonalised(maps).reshape(param.shape)
             scale = RMS * math.sqrt(max(maps.shape[-2:]))
             theta = param.float() * (1 - group["lr"] * group["weight_decay"])
             param.copy_(theta - group["lr"] * scale * update)
+
+
+def _as_matrices(tensor: Tensor) -> Tensor:
+    """View the kernel of a convolution, (out, in, height, width), as (out, in·height·width)."""
+    return tensor.flatten(1) if tensor.ndim >= 4 else tensor
 
 
 class MuonPowerStep(_MuonOnMatrices, PowerStep):
@@ -79,6 +128,9 @@ class MuonPowerStep(_MuonOnMatrices, PowerStep):
     Section 5.6 of arXiv:2605.10335, version 2. A tensor of three dimensions holds the matrices of
     several experts, each of which is orthogonalised alone; so are the two halves of a matrix that
     is named "gate_up_proj", as `transformers` stacks the two maps of a gated feed-forward block.
+    The kernel of a convolution, of four dimensions and more, is flattened to the matrix
+    (out, in·height·width) (kellerjordan.github.io/posts/muon). The kernel of a Conv1d cannot be
+    told from experts and is taken for these.
 
     Args:
         named_parameters: names and parameters of a model whose other matrices are one linear map
@@ -89,7 +141,8 @@ class MuonPowerStep(_MuonOnMatrices, PowerStep):
         weight_decay: λ, decoupled; at least 0.
 
     Raises:
-        ValueError: an argument lies outside the range given here.
+        ValueError: an argument lies outside the range given here, what is given has no names, or a
+            parameter is sharded, of another dtype, or no stack of matrices.
     """
 
     def __init__(
@@ -100,7 +153,9 @@ class MuonPowerStep(_MuonOnMatrices, PowerStep):
         beta: float = 0.1,
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(_groups(named_parameters), lr, gamma, beta, weight_decay)
+        super().__init__(
+            _groups(named_parameters, type(self).__name__), lr, gamma, beta, weight_decay
+        )
 
 
 class MuonAdamW(_MuonOnMatrices):
@@ -114,7 +169,8 @@ class MuonAdamW(_MuonOnMatrices):
         weight_decay: λ, decoupled; at least 0.
 
     Raises:
-        ValueError: an argument lies outside the range given here.
+        ValueError: an argument lies outside the range given here, what is given has no names, or a
+            parameter is sharded, of another dtype, or no stack of matrices.
     """
 
     buffers = ("exp_avg", "exp_avg_sq")
@@ -130,7 +186,7 @@ class MuonAdamW(_MuonOnMatrices):
         weight_decay: float = 0.0,
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(_groups(named_parameters), defaults)
+        super().__init__(_groups(named_parameters, type(self).__name__), defaults)
 
     def _update(
         self,
@@ -149,16 +205,22 @@ class MuonAdamW(_MuonOnMatrices):
         theta.sub_(exp_avg / root, alpha=lr / (1 - beta1**step))
 
 
-def _groups(named_parameters: NamedParameters) -> list[dict[str, Any]]:
+def _groups(named_parameters: NamedParameters, optimizer: str) -> list[dict[str, Any]]:
     """Return hidden matrices, stacks of two, other matrices, and vectors, if there are any."""
     matrices, pairs, others, vectors = [], [], [], []
-    for name, param in named_parameters:
+    for named in named_parameters:
+        if not _is_named(named):
+            raise ValueError(
+                f"{optimizer} takes named_parameters, pairs of a name and a parameter as of"
+                f" model.named_parameters(), but was given a {type(named).__name__}"
+            )
+        name, param = named
         if param.ndim < 2:
-            vectors.append(param)
+            vectors.append(named)
         elif "embed" in name or "lm_head" in name:
-            others.append(param)
+            others.append(named)
         else:
-            (pairs if "gate_up_proj" in name else matrices).append(param)
+            (pairs if "gate_up_proj" in name else matrices).append(named)
     groups = [
         {"params": matrices, "is_matrix": True, "stacked": 1},
         {"params": pairs, "is_matrix": True, "stacked": 2},
@@ -166,3 +228,12 @@ def _groups(named_parameters: NamedParameters) -> list[dict[str, Any]]:
         {"params": vectors, "is_matrix": False},
     ]
     return [group for group in groups if group["params"]]
+
+
+def _is_named(value: Any) -> bool:
+    return (
+        isinstance(value, tuple)
+        and len(value) == 2
+        and isinstance(value[0], str)
+        and isinstance(value[1], Tensor)
+    )

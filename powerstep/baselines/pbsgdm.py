@@ -28,7 +28,8 @@ class PbSGDM(ElementwiseOptimizer):
             ran it: m ← γ·m + Φ_β(g) + λ·θ and θ ← θ - η·m.
 
     Raises:
-        ValueError: an argument lies outside the range given here.
+        ValueError: an argument lies outside the range given here, or a parameter has another dtype
+            than fp32, fp64, bf16 and fp16.
     """
 
     buffers = ("momentum",)

@@ -1,8 +1,11 @@
 """SignSGD with momentum (Bernstein et al., arXiv:1802.04434, Algorithm 2)."""
 
+from typing import ClassVar
+
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from powerstep.base import Rule, one_of
 from powerstep.optimizer import PowerStep
 
 
@@ -22,8 +25,11 @@ class SignSGD(PowerStep):
         weight_decay: λ, decoupled; at least 0.
 
     Raises:
-        ValueError: an argument lies outside the range given here.
+        ValueError: an argument lies outside the range given here, or a parameter has another dtype
+            than fp32, fp64, bf16 and fp16.
     """
+
+    rules: ClassVar[dict[str, Rule]] = PowerStep.rules | {"beta": one_of(0)}
 
     def __init__(
         self,

@@ -32,7 +32,8 @@ class Stacey(ElementwiseOptimizer):
             θ ← (1-η·λ)·θ - η·(τ·z + (1-τ)·c / (|c|^((p-2)/(p-1)) + ε)).
 
     Raises:
-        ValueError: an argument lies outside the range given here.
+        ValueError: an argument lies outside the range given here, or a parameter has another dtype
+            than fp32, fp64, bf16 and fp16.
     """
 
     buffers = ("momentum", "dual")

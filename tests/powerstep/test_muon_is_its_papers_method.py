@@ -190,3 +190,76 @@ def test_momentum_stays_fp32_for_bf16_parameters(model, optimizer):
 def test_a_value_outside_its_range_is_refused(model, optimizer):
     with pytest.raises(ValueError, match=r"lr is -1, but it must be"):
         optimizer(model.named_parameters(), -1)
+
+
+@BOTH
+@pytest.mark.parametrize("shape", [(8, 16, 1, 1), (8, 3, 2, 2), (4, 2, 2, 2, 2), (2, 3, 3, 3)])
+def test_a_convolution_steps_as_the_matrix_that_its_kernel_is(optimizer, shape):
+    # kellerjordan.github.io/posts/muon: "flattening their last three dimensions".
+    start = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    kernel = nn.Parameter(start.clone())
+    made = optimizer([("conv", kernel)], LR, weight_decay=WEIGHT_DECAY)
+    grads = torch.randn(STEPS, *shape, generator=torch.Generator().manual_seed(1))
+    for grad in grads:
+        kernel.grad = grad.clone()
+        made.step()
+    expected = muon(start.flatten(1).double().numpy(), grads.flatten(2).double().numpy())
+    np.testing.assert_allclose(kernel.detach().flatten(1), expected, rtol=1e-4, atol=1e-5)
+
+
+@BOTH
+@pytest.mark.parametrize("shape", [(3, 0), (0, 4), (0, 3, 2, 2), (2, 0, 3)])
+def test_matrices_without_elements_are_stepped(optimizer, shape):
+    param = nn.Parameter(torch.zeros(shape))
+    param.grad = torch.zeros(shape)
+    optimizer([("weight", param)], LR).step()
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "misuse",
+    [
+        lambda model: model.parameters(),
+        lambda model: [{"params": list(model.named_parameters())}],
+        lambda model: dict(model.named_parameters()),
+        lambda model: [(param, name) for name, param in model.named_parameters()],
+        lambda model: model.wide.weight.detach(),
+    ],
+)
+def test_what_has_no_names_is_refused(model, optimizer, misuse):
+    with pytest.raises(ValueError, match=f"^{optimizer.__name__} takes named_parameters"):
+        optimizer(misuse(model), LR)
+
+
+@BOTH
+def test_a_group_added_later_says_whether_it_has_hidden_matrices(model, optimizer):
+    made = optimizer(model.named_parameters(), LR)
+    groups = len(made.param_groups)
+    weight = nn.Parameter(torch.ones(4, 6))
+    for params in ([weight], [("later", weight)]):
+        with pytest.raises(ValueError, match=r"named_parameters .* is_matrix=True or False"):
+            made.add_param_group({"params": params})
+    with pytest.raises(ValueError, match=r"shape \(4, 6\) .* stacked=3"):
+        made.add_param_group({"params": [("later", weight)], "is_matrix": True, "stacked": 3})
+    assert len(made.param_groups) == groups
+    made.add_param_group({"params": [("later", weight)], "is_matrix": True})
+    weight.grad = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    made.step()
+    assert list(made.state[weight]) == ["momentum"]
+
+
+@BOTH
+def test_half_a_row_of_two_stacked_matrices_is_refused(optimizer):
+    with pytest.raises(ValueError, match=r"shape \(5, 4\) .* stacked=2"):
+        optimizer([("gate_up_proj", nn.Parameter(torch.zeros(5, 4)))], LR)
+
+
+@BOTH
+def test_groups_that_do_not_tell_hidden_matrices_are_refused(model, optimizer):
+    made = optimizer(model.named_parameters(), LR)
+    take_steps(made, model, gradients(model, 1))
+    state = copy.deepcopy(made.state_dict())
+    del state["param_groups"][0]["is_matrix"]
+    with pytest.raises(ValueError, match="is_matrix"):
+        made.load_state_dict(state)
+    take_steps(made, model, gradients(model, 1))

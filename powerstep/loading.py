@@ -1,0 +1,162 @@
+"""State from elsewhere is held to what an optimizer keeps of a parameter.
+
+It comes from a state dict or a pickle. It is also no longer what it was where somebody replaced
+`param.data`, or changed the precision of a group.
+"""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from powerstep.dtensors import is_dtensor, local, placements_like
+from powerstep.state import Blockwise, Full, Kept, Part, new_part, part_shapes
+
+State = Mapping[str, Any]  # of one parameter, as in Optimizer.state
+
+
+def fits(state: State, param: Tensor, kept: Kept) -> bool:
+    """Tell whether a step can take the state as it is. Quick, since every step asks."""
+    device, is_sharded = param.device, is_dtensor(param)
+    for part in kept.storage.parts:
+        _, shape = part_shapes(param, part)
+        for buffer in kept.buffers:
+            stored = state.get(buffer + part.suffix)
+            if not (
+                isinstance(stored, Tensor)
+                and stored.dtype is part.dtype
+                and stored.shape == shape
+                and stored.device == device
+                and stored.is_contiguous()
+                and is_dtensor(stored) == is_sharded
+            ):
+                return False
+    return not kept.counts_steps or isinstance(state.get("step"), Tensor)
+
+
+def check_state(state: State, param: Tensor, kept: Kept, block_size: int) -> None:
+    """Refuse a state that `conformed` could not take; no tensor is copied.
+
+    Args:
+        state: of one parameter.
+        param: the parameter.
+        kept: what the optimizer keeps of it.
+        block_size: elements that share a scale where the state is quantised.
+
+    Raises:
+        ValueError: a part is missing, or has another shape, kind of dtype or placement.
+    """
+    for buffer in kept.buffers:
+        _storage_of(state, buffer, param, kept, block_size)
+    if kept.counts_steps:
+        _check_count(state)
+
+
+@torch.no_grad()
+def conformed(state: State, param: Tensor, kept: Kept, block_size: int) -> dict[str, Any]:
+    """Return a copy of the state as the optimizer keeps it: cast, quantised anew, on its device.
+
+    The arguments and errors are those of `check_state`. What the optimizer does not know is copied.
+    """
+    check_state(state, param, kept, block_size)
+    known: dict[str, Any] = {}
+    if kept.counts_steps:
+        known["step"] = torch.tensor(float(state["step"]), dtype=torch.float32, device="cpu")
+    for buffer in kept.buffers:
+        storage = _storage_of(state, buffer, param, kept, block_size)
+        parts = [_copy(state[buffer + part.suffix], param, part) for part in storage.parts]
+        if storage.parts != kept.storage.parts:
+            parts = _stored_anew(parts, storage, param, kept)
+        for part, stored in zip(kept.storage.parts, parts, strict=True):
+            known[buffer + part.suffix] = stored
+    suffixes = ("", "_codes", "_scales")
+    replaced = {buffer + suffix for buffer in kept.buffers for suffix in suffixes}
+    others = {key: value for key, value in state.items() if key not in replaced | known.keys()}
+    return known | {
+        key: value.to(param.device, copy=True)
+        if isinstance(value, Tensor)
+        else copy.deepcopy(value)
+        for key, value in others.items()
+    }
+
+
+def _storage_of(
+    state: State, buffer: str, param: Tensor, kept: Kept, block_size: int
+) -> Full | Blockwise:
+    """Return how a buffer is stored in `state`, which need not be how it is kept."""
+
+    def has(*suffixes: str) -> bool:
+        return all(isinstance(state.get(buffer + suffix), Tensor) for suffix in suffixes)
+
+    storage: Full | Blockwise
+    if has("_codes", "_scales") and not (has("") and isinstance(kept.storage, Full)):
+        storage = Blockwise(4 if state[buffer + "_codes"].dtype == torch.uint8 else 8, block_size)
+    elif has(""):
+        storage = Full(state[buffer].dtype)
+    else:
+        wanted = " and ".join(buffer + part.suffix for part in kept.storage.parts)
+        raise ValueError(
+            f"the state has {', '.join(map(str, state)) or 'nothing'}, but it must have"
+            f" {wanted}: it is another optimizer's, or a part of it is missing"
+        )
+    for part in storage.parts:
+        _check_part(state[buffer + part.suffix], buffer + part.suffix, param, part)
+    return storage
+
+
+def _check_part(stored: Tensor, name: str, param: Tensor, part: Part) -> None:
+    is_code = part.suffix == "_codes"
+    if not (stored.dtype == part.dtype if is_code else stored.is_floating_point()):
+        wanted = part.dtype if is_code else "a floating dtype"
+        raise ValueError(f"{name} has dtype {stored.dtype}, but it must have {wanted}")
+    own_shape, shape = part_shapes(param, part)
+    if stored.shape != shape and not _is_flattened(stored, shape, part):
+        raise ValueError(
+            f"{name} has shape {tuple(stored.shape)}, but it must have {tuple(shape)} for a"
+            f" parameter of shape {tuple(param.shape)}"
+        )
+    if is_dtensor(stored) != is_dtensor(param):
+        kinds = ["a DTensor" if is_dtensor(tensor) else "no DTensor" for tensor in (stored, param)]
+        raise ValueError(f"{name} is {kinds[0]}, but it must be {kinds[1]}, as its parameter is")
+    if is_dtensor(stored) and (
+        local(stored).shape != own_shape
+        or list(stored.placements) != placements_like(param, len(shape))
+    ):
+        raise ValueError(
+            f"{name} is placed as {stored.placements}, but it must be sharded as its parameter is,"
+            f" {param.placements}"
+        )
+
+
+def _is_flattened(stored: Tensor, shape: tuple[int, ...], part: Part) -> bool:
+    """Tell scales as the first release stored them."""
+    return part.suffix == "_scales" and stored.shape == (math.prod(shape),)
+
+
+def _check_count(state: State) -> None:
+    step = state.get("step")
+    is_number = isinstance(step, int | float) or (isinstance(step, Tensor) and step.numel() == 1)
+    if not (is_number and float(step) >= 0 and float(step).is_integer()):
+        raise ValueError(f"step is {step!r}, but it must be a whole number, at least 0")
+
+
+def _copy(stored: Tensor, param: Tensor, part: Part) -> Tensor:
+    copied = stored.detach().to(device=param.device, dtype=part.dtype, copy=True).contiguous()
+    return copied if is_dtensor(param) else copied.view(part_shapes(param, part)[1])
+
+
+def _stored_anew(
+    parts: Sequence[Tensor], storage: Full | Blockwise, param: Tensor, kept: Kept
+) -> list[Tensor]:
+    """Return the parts in which `kept` stores what `parts` are, as stored by `storage`."""
+    numel = local(param).numel()
+    anew = [new_part(param, part) for part in kept.storage.parts]
+    before, after = (
+        [part.stored(tensor, numel) for part, tensor in zip(way.parts, tensors, strict=True)]
+        for way, tensors in ((storage, parts), (kept.storage, anew))
+    )
+    kept.storage.store(after, storage.load(before, numel))
+    return anew
