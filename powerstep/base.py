@@ -92,6 +92,8 @@ class ElementwiseOptimizer(Optimizer):
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         defaults = self._common_defaults | defaults
         self._check(defaults)
+        if "gamma" in self.rules:
+            defaults["momentum"] = defaults["gamma"]  # see _adopt_momentum
         super().__init__(params, defaults)
 
     def _update(
@@ -123,8 +125,12 @@ class ElementwiseOptimizer(Optimizer):
         Raises:
             ValueError: a value breaks a rule, or a parameter has a dtype that is not supported.
         """
+        if isinstance(param_group, dict):  # of anything else torch says so
+            self._adopt_momentum(param_group)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
+        if "gamma" in self.rules:
+            del group["momentum"]  # of the defaults
         try:
             self._check(group)
             self._check_params(group)
@@ -138,6 +144,8 @@ class ElementwiseOptimizer(Optimizer):
             self._check(group)
             self._check_params(group)
         super().__setstate__(state | {"param_groups": groups})
+        if "gamma" in self.rules:
+            self.defaults.setdefault("momentum", self.defaults["gamma"])
         for group in groups:
             kept = self._kept(group)
             for param in group["params"]:
@@ -164,6 +172,7 @@ class ElementwiseOptimizer(Optimizer):
         # All groups first: what is refused is refused before any parameter has moved.
         ready: list[list[Tensor]] = [[] for _ in self.param_groups]
         for index, params in enumerate(ready):
+            self._adopt_momentum(self.param_groups[index])
             self._init_group(index, params)
         for group, params in zip(self.param_groups, ready, strict=True):
             if isinstance(group["lr"], Tensor):  # of one element, in any number of dimensions
@@ -277,6 +286,12 @@ class ElementwiseOptimizer(Optimizer):
         for start in range(0, numel, size):
             yield whole.cut(start, min(start + size, numel))
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as torch's optimizers do."""
+        for group in self.param_groups:
+            self._adopt_momentum(group)
+        return super().state_dict()
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state, each tensor in the precision that its group asks for.
 
@@ -358,7 +373,18 @@ class ElementwiseOptimizer(Optimizer):
         """Return a group from elsewhere with the values that older versions did not have."""
         defaults = self._common_defaults | self.added
         missing = {name: value for name, value in defaults.items() if name not in group}
-        return group | missing
+        group = group | missing
+        self._adopt_momentum(group)
+        return group
+
+    def _adopt_momentum(self, group: dict[str, Any]) -> None:
+        """Move a "momentum" that was written to a group to "gamma", which is what it means.
+
+        torch's `OneCycleLR` and `CyclicLR` look for that name in `defaults`, and write it to the
+        groups (torch.optim.lr_scheduler).
+        """
+        if "gamma" in self.rules and "momentum" in group:
+            group["gamma"] = group.pop("momentum")
 
     @classmethod
     def _check(cls, values: dict[str, Any]) -> None:

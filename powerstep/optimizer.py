@@ -39,7 +39,7 @@ class PowerStep(ElementwiseOptimizer):
     Args:
         params: parameters or parameter groups, as for every torch optimizer.
         lr: η, the learning rate; at least 0. A tensor is read at each step, and never recompiles.
-        gamma: γ, the momentum's decay, in [0, 1].
+        gamma: γ, the momentum's decay, in [0, 1]; "momentum" to schedulers that cycle it.
         beta: β, the exponent of the signed power transform, in [0, 1]. 0 is sign momentum,
             1 is SGD with momentum.
         weight_decay: λ, decoupled; at least 0.

@@ -132,6 +132,8 @@ class MuonPowerStep(_MuonOnMatrices, PowerStep):
     (out, in·height·width) (kellerjordan.github.io/posts/muon). The kernel of a Conv1d cannot be
     told from experts and is taken for these.
 
+    Schedulers that cycle the momentum cycle γ; the momentum of hidden matrices stays at 0.95.
+
     Args:
         named_parameters: names and parameters of a model whose other matrices are one linear map
             each; a matrix is not hidden where its name has "embed" or "lm_head" in it.

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
 import powerstep.optimizer
 from powerstep import PowerStep
@@ -179,6 +180,49 @@ def test_schedulers_set_the_lr(path, tensor_lr):
         optimizer.step()
         scheduler.step()
     assert param.tolist() == pytest.approx([-(1 + 0.5 + 0.25)] * 300)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "arguments"),
+    [
+        (OneCycleLR, {"max_lr": 0.1, "total_steps": 10}),
+        (CyclicLR, {"base_lr": 0.01, "max_lr": 0.1, "step_size_up": 3}),
+    ],
+)
+@pytest.mark.parametrize(
+    ("optimizer_class", "ours"),
+    [(PowerStep, {"beta": 1.0}), (PbSGDM, {"beta": 1.0}), (SignSGD, {})],
+)
+@pytest.mark.parametrize("resumed", [False, True])
+def test_schedulers_cycle_the_momentum_as_of_torchs_sgd(
+    scheduler, arguments, optimizer_class, ours, resumed
+):
+    param, theirs = one_param(), one_param()
+    optimizer = optimizer_class([param], lr=0.1, **ours)
+    sgd = torch.optim.SGD([theirs], lr=0.1, momentum=0.9)
+    schedulers = [scheduler(each, **arguments) for each in (optimizer, sgd)]
+    for _ in range(8):
+        optimizer.step()
+        sgd.step()
+        for each in schedulers:
+            each.step()
+        if resumed:  # between the scheduler's step and the next one of the optimizer
+            state = saved_and_loaded(optimizer.state_dict())
+            assert state["param_groups"][0]["gamma"] == sgd.param_groups[0]["momentum"]
+            optimizer.load_state_dict(state)
+    ours, expected = optimizer.state[param]["momentum"], sgd.state[theirs]["momentum_buffer"]
+    torch.testing.assert_close(ours, expected)
+    if optimizer_class is not SignSGD:
+        torch.testing.assert_close(param, theirs)
+
+
+def test_momentum_in_a_group_is_gamma():
+    optimizer = PowerStep([{"params": one_param(), "momentum": 0.5}, {"params": one_param()}], lr=1)
+    assert [group["gamma"] for group in optimizer.param_groups] == [0.5, 0.9]
+    optimizer.param_groups[1]["momentum"] = 0.7
+    optimizer.step()
+    assert [group["gamma"] for group in optimizer.param_groups] == [0.5, 0.7]
+    assert not any("momentum" in group for group in optimizer.param_groups)
 
 
 # --- what a parameter can be ------------------------------------------------------------------
