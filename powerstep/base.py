@@ -102,7 +102,7 @@ class ElementwiseOptimizer(Optimizer):
         grad: Tensor,
         buffers: Sequence[Tensor],
         group: dict[str, Any],
-        step: int,
+        step: int | Tensor,
     ) -> None:
         """Take one step on tensors of one shape, in place.
 
@@ -111,7 +111,7 @@ class ElementwiseOptimizer(Optimizer):
             grad: its gradient, fp32; its sign is changed already where the loss is maximized.
             buffers: fp32, in the order of the class attribute `buffers`.
             group: the parameter group, with the values of all arguments.
-            step: counts from 1.
+            step: counts from 1; a tensor of no dimensions where torch.compile traces it.
         """
         raise NotImplementedError
 
@@ -219,14 +219,15 @@ class ElementwiseOptimizer(Optimizer):
             self._update(work.theta, work.grad, work.buffers, group, step)
             piece.store(work)
 
-    def _count(self, param: Tensor) -> int:
+    def _count(self, param: Tensor) -> int | Tensor:
         """Return which step on `param` this is, and remember it."""
         if not self.counts_steps:
             return 0
         # A tensor, as torch's own optimizers have it: checkpoints carry it as they carry the rest.
         count = self.state[param]["step"]
         count += 1
-        return int(count)
+        # A number would be a constant of the compiled graph, and so another graph at each step.
+        return count.double() if torch.compiler.is_compiling() else int(count)
 
     def _kept(self, group: dict[str, Any]) -> Kept:
         """Return what is kept of each parameter of a group between steps."""

@@ -54,7 +54,23 @@ def powerstep_(
     momentum.mul_(gamma).add_(grad)
     if weight_decay:
         param.mul_(1 - lr * weight_decay)
-    param.sub_(signed_power(momentum, beta), alpha=lr)
+    step_along_(param, signed_power(momentum, beta), lr)
+
+
+def step_along_(param: Tensor, update: Tensor, lr: float | Tensor) -> None:
+    """Take the step θ ← θ - η·u on `param`, in place.
+
+    Args:
+        param: θ, any shape, fp32 or fp64; updated in place.
+        update: u, the shape of `param`, fp32; left unmodified.
+        lr: η, a number or a tensor of no dimensions. A tensor is never read, which would be to wait
+            for its device; nor is a number in a graph of torch.compile, which would be another
+            graph for each.
+    """
+    if isinstance(lr, Tensor) or torch.compiler.is_compiling():
+        param.sub_(update.to(param.dtype) * lr)
+    else:
+        param.sub_(update, alpha=lr)
 
 
 def foreach_powerstep_(
@@ -89,4 +105,8 @@ def foreach_powerstep_(
             update.copysign_(momentum)  # has no foreach kernel
     if weight_decay:
         torch._foreach_mul_(params, 1 - lr * weight_decay)
-    torch._foreach_add_(params, updates, alpha=-float(lr))
+    if isinstance(lr, Tensor):  # see step_along_
+        updates = [update.to(param.dtype) for update, param in zip(updates, params, strict=True)]
+        torch._foreach_sub_(params, torch._foreach_mul(updates, lr))
+    else:
+        torch._foreach_add_(params, updates, alpha=-lr)

@@ -106,12 +106,14 @@ class PowerStep(ElementwiseOptimizer):
         grad: Tensor,
         buffers: Sequence[Tensor],
         group: dict[str, Any],
-        step: int,
+        step: int | Tensor,
     ) -> None:
         powerstep_(theta, grad, *buffers, **_hyperparameters(group))
 
     def _step_group(self, params: Sequence[Tensor], group: dict[str, Any]) -> None:
-        if self._is_compiled(group):
+        if torch.compiler.is_compiling():  # the caller compiles the whole step
+            super()._step_group(params, group)
+        elif self._is_compiled(group):
             self._step_compiled(params, group)
         elif _is_foreach(params, group):
             self._step_foreach(params, group)
@@ -119,8 +121,6 @@ class PowerStep(ElementwiseOptimizer):
             super()._step_group(params, group)
 
     def _is_compiled(self, group: dict[str, Any]) -> bool:
-        if torch.compiler.is_compiling():  # by the caller, of whom this is a part
-            return False
         if group["compiled"] is not None or group["foreach"]:
             return bool(group["compiled"])
         params = [param for group in self.param_groups for param in group["params"]]

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from powerstep.base import ElementwiseOptimizer, Rule, at_least, betas, one_of
+from powerstep.functional import step_along_
 
 
 class AdamS(ElementwiseOptimizer):
@@ -63,7 +64,7 @@ class AdamS(ElementwiseOptimizer):
         grad: Tensor,
         buffers: Sequence[Tensor],
         group: dict[str, Any],
-        step: int,
+        step: int | Tensor,
     ) -> None:
         (exp_avg,) = buffers
         (beta1, beta2), lr, corrected = group["betas"], group["lr"], group["bias_corrected"]
@@ -76,4 +77,4 @@ class AdamS(ElementwiseOptimizer):
             square.div_(1 - beta2**step)
             step_size = lr / (1 - beta1**step)
         theta.mul_(1 - lr * group["weight_decay"])
-        theta.sub_(exp_avg / square.sqrt_().add_(group["eps"]), alpha=step_size)
+        step_along_(theta, exp_avg / square.sqrt_().add_(group["eps"]), step_size)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from powerstep.base import ElementwiseOptimizer, Rule, at_least, betas, one_of
+from powerstep.functional import step_along_
 
 
 class NaiveAdamWInt8(ElementwiseOptimizer):
@@ -64,7 +65,7 @@ class NaiveAdamWInt8(ElementwiseOptimizer):
         grad: Tensor,
         buffers: Sequence[Tensor],
         group: dict[str, Any],
-        step: int,
+        step: int | Tensor,
     ) -> None:
         exp_avg, exp_avg_sq = buffers
         beta1, beta2 = group["betas"]
@@ -72,4 +73,4 @@ class NaiveAdamWInt8(ElementwiseOptimizer):
         exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
         denominator = (exp_avg_sq / (1 - beta2**step)).sqrt_().add_(group["eps"])
         theta.mul_(1 - group["lr"] * group["weight_decay"])
-        theta.sub_(exp_avg / denominator, alpha=group["lr"] / (1 - beta1**step))
+        step_along_(theta, exp_avg / denominator, group["lr"] / (1 - beta1**step))

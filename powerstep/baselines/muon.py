@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from powerstep.base import ElementwiseOptimizer, Rule, at_least, betas, whole_number
+from powerstep.functional import step_along_
 from powerstep.optimizer import PowerStep
 from powerstep.state import Full, Kept
 
@@ -196,7 +197,7 @@ class MuonAdamW(_MuonOnMatrices):
         grad: Tensor,
         buffers: Sequence[Tensor],
         group: dict[str, Any],
-        step: int,
+        step: int | Tensor,
     ) -> None:
         exp_avg, exp_avg_sq = buffers
         (beta1, beta2), lr = group["betas"], group["lr"]
@@ -204,7 +205,7 @@ class MuonAdamW(_MuonOnMatrices):
         exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
         root = exp_avg_sq.div(1 - beta2**step).sqrt_().add_(group["eps"])
         theta.mul_(1 - lr * group["weight_decay"])
-        theta.sub_(exp_avg / root, alpha=lr / (1 - beta1**step))
+        step_along_(theta, exp_avg / root, lr / (1 - beta1**step))
 
 
 def _groups(named_parameters: NamedParameters, optimizer: str) -> list[dict[str, Any]]:

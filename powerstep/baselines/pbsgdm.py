@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from powerstep.base import ElementwiseOptimizer, Rule, between, one_of
-from powerstep.functional import signed_power
+from powerstep.functional import signed_power, step_along_
 
 
 class PbSGDM(ElementwiseOptimizer):
@@ -64,7 +64,7 @@ class PbSGDM(ElementwiseOptimizer):
         grad: Tensor,
         buffers: Sequence[Tensor],
         group: dict[str, Any],
-        step: int,
+        step: int | Tensor,
     ) -> None:
         (momentum,) = buffers
         lr, weight_decay = group["lr"], group["weight_decay"]
@@ -73,4 +73,4 @@ class PbSGDM(ElementwiseOptimizer):
             momentum.add_(theta, alpha=weight_decay)
         else:
             theta.mul_(1 - lr * weight_decay)
-        theta.sub_(momentum, alpha=lr)
+        step_along_(theta, momentum, lr)

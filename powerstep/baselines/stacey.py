@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from powerstep.base import ElementwiseOptimizer, Rule, at_least, betas, between, one_of
+from powerstep.functional import step_along_
 
 
 class Stacey(ElementwiseOptimizer):
@@ -80,7 +81,7 @@ class Stacey(ElementwiseOptimizer):
         grad: Tensor,
         buffers: Sequence[Tensor],
         group: dict[str, Any],
-        step: int,
+        step: int | Tensor,
     ) -> None:
         if group["dual_in_direction"]:
             _step_with_dual_in_direction(theta, grad, *buffers, group)
@@ -97,7 +98,7 @@ def _step_as_published(
     dual.sub_(correction, alpha=group["alpha"])
     direction = correction.abs().add_(group["eps"]).pow_((2 - p) / (p - 1)).mul_(correction)
     decay = theta * (lr * group["weight_decay"])
-    theta.sub_(direction, alpha=lr)
+    step_along_(theta, direction, lr)
     theta.lerp_(dual.to(theta.dtype), group["tau"])  # exactly θ where both are θ
     theta.sub_(decay)
 
@@ -112,4 +113,4 @@ def _step_with_dual_in_direction(
     divisor = correction.abs().pow_((p - 2) / (p - 1)).add_(group["eps"])
     direction = correction.div_(divisor).mul_(1 - group["tau"]).add_(dual, alpha=group["tau"])
     theta.mul_(1 - lr * group["weight_decay"])
-    theta.sub_(direction, alpha=lr)
+    step_along_(theta, direction, lr)
