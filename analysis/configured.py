@@ -6,7 +6,7 @@ from analysis.frames import Results, read_table
 from analysis.reference import load_reference
 
 _LAYOUT = ["devices", "dp", "tp", "pp", "ep"]
-_OF_TABLE_1 = ["AdamW", "PowerStep int8"]
+_OF_TABLE_1 = {"adamw": "AdamW", "powerstep-int8": "PowerStep int8"}
 _SETTINGS = ["dataset", "batch_size", "context", "lr", "steps"]
 
 
@@ -22,15 +22,17 @@ def state_memory_per_device(results: Results) -> tuple[pd.DataFrame, pd.DataFram
     numbers["paper"] = [published[row.model].get(row.optimizer) for row in numbers.itertuples()]
     columns = {}
     for model, of_model in numbers.groupby("model", sort=False):
-        cells = of_model.set_index("label")
+        cells = of_model.set_index("optimizer")
         as_paper, whole = (
             cells[column].map("{:.1f}".format)
             for column in ("mib_per_device_as_paper", "mib_per_device")
         )
         columns[f"{model}, paper"] = cells["paper"].map("{:.1f}".format, na_action="ignore")
-        columns[f"{model}, ours"] = as_paper.where(as_paper == whole, as_paper + " [" + whole + "]")
-    labels = pd.Index(numbers["label"].unique(), name="optimizer")
-    return numbers, pd.DataFrame(columns, index=labels)
+        both = as_paper.where(as_paper == whole, as_paper + " [" + whole + "]")
+        columns[f"{model}, ours"] = both.where(cells["mib_per_device"].notna())
+    labels = numbers.drop_duplicates("optimizer").set_index("optimizer")["label"]
+    shown = pd.DataFrame(columns, index=labels.index)
+    return numbers, shown.set_index(pd.Index(labels, name="optimizer"))
 
 
 def hyperparameters(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -62,7 +64,8 @@ def layouts(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
     Beside it, the optimizer state of a device in MiB, where each copy of the model holds its own.
     """
     counted = read_table(results.folder / "memory.csv")
-    state = counted.pivot(index="model", columns="label", values="mib_per_device_replicated")
+    state = counted.pivot(index="model", columns="optimizer", values="mib_per_device_replicated")
+    state = state.reindex(columns=list(_OF_TABLE_1))
     memory = counted.drop_duplicates("model").set_index("model")
     paper = pd.DataFrame(load_reference()["models"]).T[_LAYOUT]
     ours = memory.loc[[name for name in paper.index if name in memory.index]]
@@ -73,9 +76,9 @@ def layouts(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
         shown[name] = [
             _both(a, b) for a, b in zip(numbers[name], numbers[f"{name}_paper"], strict=True)
         ]
-    for label in _OF_TABLE_1:
-        numbers[f"{label}_mib"] = state[label]
-        shown[f"{label} (MiB)"] = numbers[f"{label}_mib"].map("{:,.1f}".format)
+    for optimizer, label in _OF_TABLE_1.items():
+        numbers[f"{label}_mib"] = state[optimizer]
+        shown[f"{label} (MiB)"] = state[optimizer].map("{:,.1f}".format, na_action="ignore")
     return numbers.reset_index(), shown
 
 

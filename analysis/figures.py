@@ -52,19 +52,26 @@ def transform(_: Results) -> tuple[Figure, pd.DataFrame]:
 
 
 def state_memory(results: Results) -> tuple[Figure, pd.DataFrame]:
-    """Draw the optimizer-state bytes per parameter of each optimizer, at full size."""
+    """Draw the optimizer-state bytes per parameter of each optimizer, at full size.
+
+    One that could not be counted has no bar, and is marked.
+    """
     memory = read_table(results.folder / "memory.csv")
     data = memory[memory["model"] == _MEMORY_MODEL].copy()
     data["bytes_per_parameter"] = data["state_bytes"] / data["parameters"]
     data = data.sort_values("bytes_per_parameter", kind="stable")
     figure, (axis,) = canvas.new(height=0.5 + 0.15 * len(data))
+    places = np.arange(len(data))  # two optimizers may have one label
     bars = axis.barh(
-        data["label"],
-        data["bytes_per_parameter"],
+        places,
+        data["bytes_per_parameter"].fillna(0),
         color=[look(optimizer)["color"] for optimizer in data["optimizer"]],
         height=0.65,
+        tick_label=data["label"],
     )
-    axis.bar_label(bars, fmt="%.2f", padding=2, fontsize=6)
+    counts = data["bytes_per_parameter"]
+    labels = ["not counted" if np.isnan(count) else f"{count:.2f}" for count in counts]
+    axis.bar_label(bars, labels=labels, padding=2, fontsize=6)
     axis.invert_yaxis()
     axis.grid(visible=False, axis="y")
     axis.tick_params(axis="y", labelsize=6)

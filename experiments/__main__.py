@@ -75,6 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         options.run(options)
     except ConfigError as error:
+        sys.stdout.flush()  # what a user's class printed: the sentence is the last line of a log
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 

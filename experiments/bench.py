@@ -20,11 +20,12 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from experiments.config import load_profile
 from experiments.files import atomic
 from experiments.machine import provenance
+from experiments.optimizers import state_bytes
 from powerstep import PowerStep
 
 REFERENCE = "AdamW, fused"
@@ -166,7 +167,7 @@ def _measure_group(params: Params, names: list[str], rounds: int) -> dict[str, d
         optimizers[name] = optimizer
         rows[name] = {
             "first_step_s": first,
-            "state_bytes_per_param": sum(_state_bytes(optimizer).values()) / count,
+            "state_bytes_per_param": state_bytes(optimizer) / count,
             "peak_extra_mb": extra / 1e6,
             "peak_extra_in_largest": extra / largest,
         }
@@ -193,19 +194,6 @@ def _seconds(step: Callable[[], Any]) -> float:
     start = time.perf_counter()
     step()
     return time.perf_counter() - start
-
-
-def _state_bytes(optimizer: Any) -> dict[int, int]:
-    """Return the bytes of each tensor that the optimizer keeps, by address: shared ones once."""
-    sizes: dict[int, int] = {}
-    pending = [value for state in optimizer.state.values() for value in state.values()]
-    while pending:
-        value = pending.pop()
-        if hasattr(value, "__tensor_flatten__"):  # a tensor made of others, as torchao's are
-            pending += [getattr(value, name) for name in value.__tensor_flatten__()[0]]
-        elif isinstance(value, Tensor) and value.numel():
-            sizes[value.data_ptr()] = value.numel() * value.element_size()
-    return sizes
 
 
 def _peak_extra_bytes(step: Callable[[], Any]) -> float:

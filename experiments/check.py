@@ -36,12 +36,21 @@ def check_runs(planned: list[PlannedRun], corpora: Path) -> None:
 
 
 def _try_optimizer(run: PlannedRun) -> None:
-    """Make a run's optimizer without memory; of a varied argument, say which experiment asks it."""
-    spec = run.spec
+    """Make a run's optimizer without memory; of a varied argument, say which experiment asks it.
+
+    A class that reads parameters as it is made needs memory: then they have it, but no values.
+    """
+    spec, training = run.spec, run.spec.training
     with torch.device("meta"):
         model = build_model(spec.model)
     try:
-        build_optimizer(spec.optimizer, model, spec.training.lr, spec.training.weight_decay)
+        try:
+            build_optimizer(spec.optimizer, model, training.lr, training.weight_decay)
+        except ConfigError as error:
+            if not isinstance(error.__cause__, RuntimeError):  # as torch has it for such a reading
+                raise
+            model = model.to_empty(device="cpu")
+            build_optimizer(spec.optimizer, model, training.lr, training.weight_decay)
     except ConfigError as error:
         where = f"experiments.{run.experiment}.args: " if run.argument else ""
         raise ConfigError(f"{where}{error}") from error

@@ -11,11 +11,13 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from experiments.checkpoint import by_name, by_number, check_shapes, fresh_state
 from experiments.data import TokenBatches
+from experiments.exact_loading import load_exactly
 from experiments.grid import RunSpec
 from experiments.machine import peak_memory_bytes
 from experiments.metrics import MetricsLog
@@ -24,6 +26,7 @@ from experiments.optimizers import build_optimizer, state_bytes
 from experiments.parallel import Parallel
 from experiments.schedule import lr_factor
 from experiments.strategies import ShardedStrategy, shard, whole
+from experiments.user_code import describe
 
 _BATCH_NOISE = 0.1  # nats by which the first batch's loss may lie below that of other text
 
@@ -50,6 +53,7 @@ class LanguageModelRun(L.LightningModule):
         self.last_row: dict[str, float] = {}
         self._val_losses: list[tuple[float, int]] = []
         self._peak_bytes = 0
+        self._rng: dict[str, Tensor] = {}
 
     def configure_model(self) -> None:
         """Split the model where each process holds a part of it."""
@@ -62,6 +66,8 @@ class LanguageModelRun(L.LightningModule):
         self.optimizer = build_optimizer(
             self.spec.optimizer, self.model, settings.lr, settings.weight_decay
         )
+        load_exactly(self.optimizer)
+        self.optimizer.register_step_pre_hook(_without_closure)
         schedule = LambdaLR(self.optimizer, lambda step: lr_factor(step + 1, self.spec.training))
         return {"optimizer": self.optimizer, "lr_scheduler": schedule}
 
@@ -84,7 +90,9 @@ class LanguageModelRun(L.LightningModule):
         return DataLoader(counted[mine::parts], batch_size=None)
 
     def on_train_start(self) -> None:
-        """Drop rows that were written after the checkpoint this run goes on from."""
+        """Go back to the checkpoint this run goes on from: its rows, its random numbers."""
+        if self._rng:
+            _set_rng(self._rng)
         if self.trainer.is_global_zero:
             self.metrics.rewind(self.global_step)
 
@@ -92,7 +100,7 @@ class LanguageModelRun(L.LightningModule):
         """Take one optimizer step on the batch of this step."""
         settings = self.spec.training
         step = self.global_step + 1
-        lr = self.optimizer.param_groups[0]["lr"]
+        lr = float(self.optimizer.param_groups[0]["lr"])  # it may be a tensor
         is_validated = step % settings.val_every == 0
         is_logged = is_validated or step % settings.log_every == 0
         before = [p.detach().clone() for p in self.model.parameters()] if is_logged else []
@@ -100,7 +108,7 @@ class LanguageModelRun(L.LightningModule):
         loss = self._accumulate_gradients()
         grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip_norm)
         update_started = _now()
-        self.optimizers().step()
+        self._step_optimizer(loss)
         finished = _now()
         self.lr_schedulers().step()
         self.last_row = row = {
@@ -116,6 +124,23 @@ class LanguageModelRun(L.LightningModule):
         self.trainer.should_stop = not math.isfinite(loss)  # nothing finite comes after
         if self.trainer.should_stop or (is_logged and not is_validated):
             self._keep(row)
+
+    def _step_optimizer(self, loss: float) -> None:
+        """Have the optimizer take its step.
+
+        Raises:
+            RuntimeError: its class raised an error; the line is named. Where the loss is not
+                finite nothing is raised: whatever the optimizer makes of that, the run diverged.
+        """
+        try:
+            self.optimizers().step()
+        except Exception as error:
+            if math.isfinite(loss):
+                spec = self.spec.optimizer
+                raise RuntimeError(
+                    f"optimizers.{spec.name}: the step of {spec.class_path} raised"
+                    f" {describe(error, spec.class_path)}"
+                ) from error
 
     def _keep(self, row: dict[str, float]) -> None:
         if self.trainer.is_global_zero:
@@ -178,9 +203,11 @@ class LanguageModelRun(L.LightningModule):
         """Name the optimizer's states, so that another number of processes can load them.
 
         The metrics so far are saved as well: a run that goes on from here has all of them, whatever
-        happened to their own file.
+        happened to their own file. So are the states of the generators of random numbers: an
+        optimizer may round stochastically.
         """
         checkpoint["metrics"] = self.metrics.rows
+        checkpoint["rng"] = _rng()
         if not isinstance(self.trainer.strategy, ShardedStrategy):  # which names them itself
             (state,) = checkpoint["optimizer_states"]
             checkpoint["optimizer_states"] = [by_name(state, self, self.optimizer)]
@@ -188,10 +215,12 @@ class LanguageModelRun(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Number the optimizer's states, as the optimizer does that is not sharded."""
         self.metrics.rows = checkpoint.get("metrics", self.metrics.rows)  # older ones have none
+        self._rng = checkpoint.get("rng", {})
         if "optimizer_states" in checkpoint:  # the sharded strategy has loaded them already
             (state,) = checkpoint["optimizer_states"]
-            check_shapes(state, fresh_state(self.spec))
-            checkpoint["optimizer_states"] = [by_number(state)]
+            if self.spec.optimizer.class_path.startswith("powerstep."):  # may have blocks of codes
+                check_shapes(state, fresh_state(self.spec))
+            checkpoint["optimizer_states"] = [by_number(state, self)]
 
     def summary(self) -> dict[str, Any]:
         """Return the run in a few numbers.
@@ -218,6 +247,29 @@ class LanguageModelRun(L.LightningModule):
             / float(frame["step_seconds"].median()),
             "optimizer_seconds": float(frame["optimizer_seconds"].median()),
         }
+
+
+def _without_closure(
+    _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Keep Lightning's closure from an optimizer, which would call it for the loss: it has none.
+
+    https://lightning.ai/docs/pytorch/stable/model/manual_optimization.html
+    """
+    return args, {name: value for name, value in kwargs.items() if name != "closure"}
+
+
+def _rng() -> dict[str, Tensor]:
+    """Return the states of torch's default generators."""
+    on_gpu = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+    return {"cpu": torch.get_rng_state()} | on_gpu
+
+
+def _set_rng(states: dict[str, Tensor]) -> None:
+    """Set torch's default generators to the states of `_rng`."""
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
 
 
 def _now() -> float:

@@ -1,14 +1,20 @@
-"""From an entry of optimizers.yaml to an optimizer of a model's parameters."""
+"""From an entry of optimizers.yaml to an optimizer of a model's parameters, and its memory."""
 
-import inspect
-from importlib import import_module
+from collections import defaultdict, deque
+from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from experiments.grid import OptimizerSpec
+from experiments.optimizer_class import arguments, import_class
 from experiments.settings import ConfigError
+from experiments.user_code import describe, errors_told
 
 
 def build_optimizer(
@@ -26,11 +32,12 @@ def build_optimizer(
         weight_decay: λ of the tensors that decay.
 
     Raises:
-        ConfigError: the class cannot be imported, has no such argument, or refuses a value.
+        ConfigError: the class cannot be imported, is no optimizer that the training loop can use,
+            has no such argument, or raises an error when it is made.
     """
     where = f"optimizers.{spec.name}"
-    optimizer_class = _import(spec.class_path, where)
-    accepted = _arguments(optimizer_class)
+    optimizer_class = import_class(spec.class_path, where)
+    accepted = arguments(optimizer_class)
     for name in spec.args:
         if name in ("lr", "weight_decay"):
             raise ConfigError(f"{where}.args has {name!r}, but that is a training setting")
@@ -44,28 +51,62 @@ def build_optimizer(
             f"training.weight_decay is {weight_decay:g}, but {spec.class_path} of {where} has no"
             " weight decay: it must be 0"
         )
-    by_name = accepted[0] == "named_parameters"
+    by_name = accepted[:1] == ["named_parameters"]
     params = list(model.named_parameters()) if by_name else _groups(model, weight_decay)
-    try:
-        optimizer = optimizer_class(params, lr=lr, **spec.args)
-    except (AssertionError, TypeError, ValueError) as error:
-        reason = str(error) or "a value is out of its range"
-        raise ConfigError(f"{where}.args: {spec.class_path} refuses them: {reason}") from error
+    refused = f"{where}.class is {spec.class_path!r}, but it cannot be made"
+    with errors_told(refused, spec.class_path):
+        try:
+            optimizer = optimizer_class(params, lr=lr, **deepcopy(spec.args))
+        except (AssertionError, TypeError, ValueError) as error:
+            reason = describe(error, spec.class_path)
+            raise ConfigError(f"{where}.args: {spec.class_path} refuses them: {reason}") from error
+        _check_groups(optimizer, spec.class_path, where)
     if by_name:  # such a class makes its own groups; the choice of what decays stays ours
         for group in optimizer.param_groups:
-            group["weight_decay"] = weight_decay if _decays(group["params"][0]) else 0.0
+            decays = any(map(_decays, group["params"][:1]))
+            group["weight_decay"] = weight_decay if decays else 0.0
     return optimizer
 
 
-def state_bytes(optimizer: Optimizer) -> int:
-    """Return the bytes of all tensors that the optimizer keeps between steps, counters included."""
-    return sum(tensor_bytes(state) for state in optimizer.state.values())
+def state_bytes(optimizer: Any) -> int:
+    """Return the bytes of all tensors that the optimizer keeps between steps, counters included.
+
+    Args:
+        optimizer: with a mapping `state`, as torch.optim.Optimizer has it.
+    """
+    return tensor_bytes(optimizer.state)
 
 
-def tensor_bytes(state: dict[str, Any]) -> int:
-    """Return the bytes of the tensors of one parameter's state."""
-    tensors = [value for value in state.values() if isinstance(value, Tensor)]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+def tensor_bytes(kept: Any) -> int:
+    """Return the bytes of the tensors and arrays in nested dicts, lists, tuples and sets.
+
+    Tensors that share memory count once, also on the meta device. A tensor that is made of others,
+    as torchao's are, counts as these; one that is spread over processes counts as a whole.
+    """
+    views: dict[Any, set[tuple[int, int]]] = defaultdict(set)  # of each piece of memory
+    others: dict[int, int] = {}  # bytes by id
+    pending = [kept]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, Mapping):
+            pending += value.values()
+        elif isinstance(value, (list, tuple, set, frozenset, deque)):
+            pending += value
+        elif isinstance(value, np.ndarray):
+            others[id(value)] = value.nbytes
+        elif isinstance(value, DTensor):
+            others[id(value)] = _whole_bytes(value)
+        elif hasattr(value, "__tensor_flatten__"):
+            pending += [getattr(value, name) for name in value.__tensor_flatten__()[0]]
+        elif isinstance(value, Tensor) and value.layout == torch.sparse_coo:
+            pending += [value._indices(), value._values()]
+        elif isinstance(value, Tensor) and value.layout == torch.strided:
+            views[value.untyped_storage()].add((value.storage_offset(), _face_bytes(value)))
+        elif isinstance(value, Tensor):
+            others[id(value)] = _face_bytes(value)
+    # Views may overlap, but never take more than what they look at.
+    in_views = [min(memory.nbytes(), sum(n for _, n in parts)) for memory, parts in views.items()]
+    return sum(in_views) + sum(others.values())
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -81,18 +122,22 @@ def _decays(param: Tensor) -> bool:
     return param.ndim >= 2
 
 
-def _import(class_path: str, where: str) -> type[Optimizer]:
-    module, _, name = class_path.rpartition(".")
-    try:
-        return getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
+def _check_groups(optimizer: Optimizer, class_path: str, where: str) -> None:
+    """Refuse an optimizer whose learning rates a schedule cannot set."""
+    if not optimizer.param_groups or any("lr" not in group for group in optimizer.param_groups):
         raise ConfigError(
-            f"{where}.class is {class_path!r}, but it must be importable: {error}"
-        ) from None
+            f"{where}.class is {class_path!r}, but it must have parameter groups, each with an lr"
+        )
 
 
-def _arguments(optimizer_class: type[Optimizer]) -> list[str]:
-    """Name a constructor's arguments; **kwargs accepts nothing here, since it hides mistakes."""
-    hidden = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    parameters = inspect.signature(optimizer_class).parameters.values()
-    return [parameter.name for parameter in parameters if parameter.kind not in hidden]
+def _face_bytes(tensor: Tensor) -> int:
+    """Return the bytes of a tensor by its shape and dtype."""
+    return tensor.numel() * tensor.element_size()
+
+
+def _whole_bytes(tensor: DTensor) -> int:
+    """Return the bytes of a tensor's parts in all processes, each copy of a part once."""
+    part = tensor.to_local()
+    if not part.numel():
+        return _face_bytes(tensor)
+    return tensor_bytes(part) * tensor.numel() // part.numel()

@@ -196,8 +196,8 @@ def test_every_entry_decays_the_same_parameters(name):
             r"optimizers.new.class is 'torch.optim.NoSuch', but it must be importable",
         ),
         (
-            OptimizerSpec(name="new", class_path="torch.optim.LBFGS", args={}),
-            r"training.weight_decay is 0.1, but torch.optim.LBFGS of optimizers.new has no",
+            OptimizerSpec(name="new", class_path="torch.optim.Rprop", args={}),
+            r"training.weight_decay is 0.1, but torch.optim.Rprop of optimizers.new has no",
         ),
     ],
 )
