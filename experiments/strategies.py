@@ -31,7 +31,7 @@ from torch.distributed.tensor.parallel import (
 from torch.distributed.tensor.placement_types import Placement
 from torch.optim import Optimizer
 
-from experiments.checkpoint import check_shapes
+from experiments.checkpoint import by_number, check_shapes
 from experiments.checkpoint_file import CheckpointFile
 from experiments.parallel import Parallel
 
@@ -90,8 +90,12 @@ class ShardedStrategy(ModelParallelStrategy):
         )
         set_model_state_dict(self.model, checkpoint["state_dict"], options=_WHOLE)
         (state,) = checkpoint.pop("optimizer_states")
-        check_shapes(state, get_optimizer_state_dict(self.model, self.optimizers[0]))
-        set_optimizer_state_dict(self.model, self.optimizers[0], state, options=_WHOLE)
+        (optimizer,) = self.optimizers
+        if state["state"]:
+            check_shapes(state, get_optimizer_state_dict(self.model, optimizer))
+            set_optimizer_state_dict(self.model, optimizer, state, options=_WHOLE)
+        else:  # torch would look there for the device
+            optimizer.load_state_dict(by_number(state, self.model))
         return checkpoint
 
 

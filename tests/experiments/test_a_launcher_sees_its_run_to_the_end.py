@@ -109,8 +109,13 @@ def test_an_error_is_named_by_its_last_line(planned, launch, results):
     mine = planned(class_path="tests.slurm.optimizers.Crashing")
     assert launch(mine).communicate()[0] == "failed\n"
     summary = folder_of(mine, results).summary
-    assert summary["reason"] == "exit code 1: RuntimeError: this optimizer has a bug"
-    assert "RuntimeError: this optimizer has a bug" in summary["log"][-2:]
+    told = (
+        "RuntimeError: optimizers.mine: the step of"
+        " tests.slurm.optimizers.Crashing raised RuntimeError: this optimizer has a bug"
+        " (optimizers.py, line 26)"
+    )
+    assert summary["reason"] == f"exit code 1: {told}"
+    assert told in summary["log"][-2:]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -134,6 +134,10 @@ def trained(specs, tiny_corpus, tmp_path_factory):
     one("bf16 one", low)
     add("bf16 fsdp", low, FSDP)
     add("diverging fsdp", changed(specs["gpt", "diverging"], lr=1e30, weight_decay=0.0), FSDP)
+    stateless = specs["gpt", "diverging"]
+    add("stateless", stateless, FSDP)
+    add("stateless, cut", stateless, FSDP, cut_at=CUT)
+    add("stateless, cut", stateless, FSDP)
     for optimizer in ("adamw", "powerstep-int8"):
         spec = specs["even", optimizer]
         one(f"even {optimizer} one", spec)
@@ -229,6 +233,12 @@ def test_a_run_goes_on_exactly_with_as_many(trained, optimizer):
         metrics(trained / f"{optimizer} fsdp to fsdp"),
         metrics(trained / f"even {optimizer} fsdp"),
         check_exact=True,
+    )
+
+
+def test_an_optimizer_without_state_goes_on(trained):
+    pd.testing.assert_frame_equal(
+        metrics(trained / "stateless, cut"), metrics(trained / "stateless"), check_exact=True
     )
 
 
