@@ -29,7 +29,7 @@ sys.stdout.reconfigure(errors="backslashreplace")
 from analysis.catalogue import figures, tables
 from experiments.cluster import parse_cluster
 from experiments.config import CONFIG_DIR, lines_named, load_profile
-from experiments.files import check_folder
+from experiments.files import check_folder, make_folder
 from experiments.gpus import visible_gpus
 from experiments.grid import digest, plan
 from experiments.run_folder import RunFolder
@@ -147,12 +147,13 @@ wildcard_constraints:
 
 
 onstart:
-    if CLUSTER:
-        try:
+    try:
+        make_folder(Path("results"))
+        if CLUSTER:
             with lines_named(PROFILE, *workflow.overwrite_configfiles):
                 check_cluster(CLUSTER, {spec.model_name for spec in RUNS.values()})
-        except ConfigError as error:
-            sys.exit(f"error: {error}")
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
 
 
 onsuccess:

@@ -46,13 +46,15 @@ def make_folder(path: Path) -> None:
     """Make a folder and those above it.
 
     Raises:
-        FileError: something else has its name, or it may not be made.
+        FileError: something else has its name, or it may not be made or written to.
     """
     check_folder(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FileError(f"{path} cannot be made: {error.strerror}") from error
+    if not os.access(path, os.W_OK):
+        raise FileError(f"{path} must be a folder that this user may write to")
 
 
 def check_folder(path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from experiments.run_folder import RunFolder
 from tests.conftest import profile_values, write_profile
 
 ROOT = Path(__file__).parent.parent
@@ -255,6 +256,38 @@ def test_bad_input_ends_it_before_any_training(folder, text_file, change, messag
     after = set((folder / "results").rglob("*"))
     assert after.issuperset(before)
     assert not [path for path in after.difference(before) if path.suffix != ".log"]
+
+
+def test_damaged_results_are_made_again_and_not_trained_again(folder):
+    runs = [RunFolder(path) for path in (folder / "results/runs/tiny/adamw").iterdir()]
+    first, second = (run for run in runs if run.summary.get("steps") == 12)
+    summary = first.summary
+    (first.path / "summary.json").write_text('{"status": "comp')
+    (second.path / "metrics.parquet").write_bytes(b"")
+    with (first.path / "history.jsonl").open("a") as file:
+        file.write('{"time": "2026-01-01T00:00:00+00:00", "ev')
+    code, output = snakemake(folder, "--dry-run")
+    assert code == 0, output
+    assert "summary.json was damaged: it is now summary.json.damaged" in output
+    assert output.count("train tiny with") == 2
+    asked = [str(run.path.relative_to(folder)) for run in (first, second)]
+    files = [f"{asked[0]}/summary.json", f"{asked[1]}/metrics.parquet"]
+    code, output = snakemake(folder, "--", *files)
+    assert code == 0, output
+    assert first.summary == summary
+    assert [run.launch["attempts"] for run in (first, second)] == [1, 1]
+    assert first.is_done
+    assert second.is_done
+
+
+@pytest.mark.parametrize("name", ["results", "results/runs/tiny"])
+def test_a_file_in_the_place_of_a_folder_is_told(name, tmp_path, text_file):
+    write_profile(tmp_path / "tiny.yaml", profile_values(text_file))
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("")
+    code, output = snakemake(tmp_path, "--dry-run")
+    assert code != 0
+    assert f"error: {name} is not a folder, but must be one: move it away" in output
 
 
 def test_an_argument_that_a_class_lacks_ends_it_before_any_training(folder, text_file):
