@@ -26,25 +26,30 @@ os.environ |= {
 # A character that the terminal lacks ends no run that went well.
 sys.stdout.reconfigure(errors="backslashreplace")
 
+from snakemake.utils import update_config
+
 from analysis.catalogue import figures, tables
 from experiments.cluster import parse_cluster
 from experiments.config import CONFIG_DIR, lines_named, load_profile
 from experiments.files import check_folder, make_folder
 from experiments.gpus import visible_gpus
 from experiments.grid import digest, plan
+from experiments.options import Options
 from experiments.run_folder import RunFolder
-from experiments.settings import ConfigError
+from experiments.settings import ConfigError, parse
 from experiments.slurm import check_cluster
+from experiments.yaml_loader import read_yaml
 
 try:
-    accepted = ("profile", "runs_at_once", "slurm", "tensorboard")
-    if unknown := sorted(set(config) - set(accepted)):
-        raise ConfigError(f"--config has {unknown[0]!r}, but it accepts only {', '.join(accepted)}")
+    given = {}
+    # Read again: Snakemake's own reader of YAML lets a key stand twice, and takes 010 for 8.
+    for path in workflow.overwrite_configfiles:
+        update_config(given, read_yaml(path))
+    update_config(given, workflow.config_settings.config)
+    OPTIONS = parse(Options, given)
     # On this machine: a run on each GPU, or on each core. They share what cores there are.
-    RUNS_AT_ONCE = config.get("runs_at_once", len(visible_gpus()) or workflow.cores)
-    if not isinstance(RUNS_AT_ONCE, int) or RUNS_AT_ONCE < 1:
-        raise ConfigError(f"runs_at_once is {RUNS_AT_ONCE!r}, but it must be a number above 0")
-    PROFILE = str(config.get("profile", "laptop"))
+    RUNS_AT_ONCE = OPTIONS.runs_at_once or len(visible_gpus()) or workflow.cores
+    PROFILE = OPTIONS.profile
     if (name := Path(PROFILE).stem) in ("bench", "corpora", "logs", "reference", "runs"):
         raise ConfigError(f"profile is {name!r}, but results/{name} holds other things: rename it")
     for path in (name, workflow.basedir):
@@ -57,7 +62,10 @@ try:
     with lines_named(PROFILE, *workflow.overwrite_configfiles):
         profile = load_profile(PROFILE)
         PLAN = plan(profile)
-        CLUSTER = parse_cluster(config["slurm"], profile.models) if "slurm" in config else None
+        ROWS = [run.row() for run in PLAN]
+        FIGURES = figures(ROWS)
+        TABLES = tables(ROWS)
+        CLUSTER = parse_cluster(OPTIONS.slurm, profile.models) if "slurm" in given else None
         JOBS = {}
         if CLUSTER:
             for run in PLAN:
@@ -82,9 +90,6 @@ RESULTS = f"results/{Path(PROFILE).stem}"
 PLAN_DIGEST = digest(PLAN)
 PLAN_FILE = f"{RESULTS}/plans/{PLAN_DIGEST}.csv"
 SETTINGS_FILE = f"{RESULTS}/plans/{PLAN_DIGEST}.yaml"
-ROWS = [run.row() for run in PLAN]
-FIGURES = figures(ROWS)
-TABLES = tables(ROWS)
 THREADS = 0 if CLUSTER else max(1, workflow.cores // RUNS_AT_ONCE)
 
 
@@ -120,7 +125,7 @@ def needs_of(wildcards):
 
 def how(wildcards):
     """How a run is trained: options of its launcher on which its result does not depend."""
-    options = ["--tensorboard"] if config.get("tensorboard") else []
+    options = ["--tensorboard"] if OPTIONS.tensorboard else []
     if CLUSTER:
         job = JOBS[spec_of(wildcards).path].model_dump_json(
             exclude_defaults=True, ensure_ascii=True

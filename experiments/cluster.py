@@ -7,12 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, model_validator
 
 from experiments.parallel import Parallel
-from experiments.settings import ConfigError, Settings, parse
-from experiments.yaml_loader import StrictLoader
+from experiments.settings import ConfigError, Items, LocatedError, Plain, Settings, parse
+from experiments.yaml_loader import located, read_yaml
 
 _Text = Annotated[str, Field(min_length=1)]
 _OURS = {  # options of sbatch that other settings or the launcher give
@@ -39,7 +38,9 @@ class JobSettings(Parallel):
     cpus_per_task: int = Field(default=1, gt=0, description="processor threads of a process")
     gpus_per_task: int = Field(default=0, ge=0, le=1, description="1 to train on GPUs")
     memory_gb: float = Field(gt=0, description="of a node")
-    time_minutes: int = Field(gt=0, description="limit of one attempt; longer runs take several")
+    time_minutes: int = Field(
+        gt=0, description="limit of one attempt, such as 240; longer runs take several"
+    )
     save_seconds: int = Field(
         default=90, gt=0, description="before the limit: when a run is told to save and requeue"
     )
@@ -49,10 +50,10 @@ class JobSettings(Parallel):
     queue_hours: float = Field(
         default=168, gt=0, description="longest wait in the queue; then the job is given up"
     )
-    sbatch: dict[_Text, str | int | bool] = Field(
+    sbatch: dict[_Text, Plain[str | int | bool]] = Field(
         default={}, description="more options of sbatch, by their long names"
     )
-    setup: tuple[_Text, ...] = Field(
+    setup: Items[_Text] = Field(
         default=(), description="shell commands before the run, such as module load"
     )
 
@@ -140,6 +141,11 @@ def read_cluster(path: Path, models: Iterable[str]) -> ClusterSettings:
         ConfigError: there is no such file, or something in it is not accepted.
     """
     if not path.is_file():
-        raise ConfigError(f"cluster is {str(path)!r}, but it must be the path of a YAML file")
-    values = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)
-    return parse_cluster((values or {}).get("slurm"), models)
+        raise LocatedError(f"cluster is {str(path)!r}, but it must be the path of a YAML file")
+    values = read_yaml(path)
+    if "slurm" not in values:
+        raise LocatedError(f"{path.name}: slurm is missing")
+    try:
+        return parse_cluster(values["slurm"], models)
+    except ConfigError as error:
+        raise located(error, path) from None

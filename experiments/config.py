@@ -9,19 +9,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from experiments.corpus_settings import CorpusSettings
 from experiments.files import FileError
 from experiments.model_settings import ModelSettings
-from experiments.settings import ConfigError, Settings, parse
-from experiments.yaml_loader import StrictLoader, line_of
+from experiments.settings import ConfigError, LocatedError, Plain, Settings, Unique, parse, refused
+from experiments.yaml_loader import located, read_yaml
 
 CONFIG_DIR = Path(__file__).parent / "config"
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 _S = TypeVar("_S", bound=Settings)
+
+
+def _line(text: str) -> str:
+    """Refuse text that is empty, or that would break the row of a table."""
+    if len(text.splitlines()) != 1 or text.isspace():
+        raise refused(text, "be a line of text")
+    return text
 
 
 class OptimizerSettings(Settings):
@@ -31,13 +37,13 @@ class OptimizerSettings(Settings):
     field of the model that is trained.
     """
 
-    label: str = Field(description="name in tables and figures")
+    label: Annotated[str, AfterValidator(_line)] = Field(description="name in tables and figures")
     class_path: str = Field(
         alias="class",
         pattern=r"^\w+(\.\w+)+$",
         description="importable class, e.g. torch.optim.SGD",
     )
-    args: dict[str, Any] = Field(default={}, description="arguments of the class")
+    args: dict[str, Plain[Any]] = Field(default={}, description="arguments of the class")
     sharded: bool = Field(
         default=True,
         description="whether it can step on parts of tensors; with strategy fsdp others get ddp",
@@ -94,15 +100,15 @@ class Experiment(Settings):
     The analysis knows the paper's experiments by their names in the profile (analysis.catalogue).
     """
 
-    models: tuple[str, ...] = Field(min_length=1, description="names in models.yaml")
-    optimizers: tuple[str, ...] = Field(min_length=1, description="names in optimizers.yaml")
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+    models: Unique[str] = Field(min_length=1, description="names in models.yaml")
+    optimizers: Unique[str] = Field(min_length=1, description="names in optimizers.yaml")
+    seeds: Unique[Annotated[int, Field(ge=0, lt=2**64)]] = Field(  # what torch accepts
         min_length=1, description="of the initial weights and the order of the data"
     )
-    lr: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+    lr: Unique[Annotated[float, Field(gt=0)]] = Field(
         default=(), description="highest learning rates, each in turn; none for the training's own"
     )
-    args: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(
+    args: dict[str, Annotated[Unique[Plain[Any]], Field(min_length=1)]] = Field(
         default={},
         description="arguments of the optimizers: each value in turn, the others as they were",
     )
@@ -184,13 +190,9 @@ def load_profile(name: str) -> Profile:
             error = ConfigError(
                 f"{kind}.{twice} already stands in {file.name}: choose another name"
             )
-            raise _located(error, path)
+            raise located(error, path)
         joined[kind] = shared | own
     return profile.model_copy(update=joined)
-
-
-class LocatedError(ConfigError):
-    """One that names its file already, or that stands in none."""
 
 
 @contextmanager
@@ -206,7 +208,7 @@ def lines_named(profile: str, *others: Path) -> Iterator[None]:
     except (LocatedError, FileError):
         raise
     except ConfigError as error:
-        raise _located(error, _path(profile), *_registry_files(), *others) from None
+        raise located(error, _path(profile), *_registry_files(), *others) from None
 
 
 def profile_names() -> list[str]:
@@ -223,23 +225,9 @@ def _registry_files() -> list[Path]:
     return [CONFIG_DIR / f"{kind}.yaml" for kind in Registries.model_fields]
 
 
-def _located(error: ConfigError, *paths: Path) -> LocatedError:
-    """Return an error with the file, and the line, in which its field stands most deeply."""
-    found = [(line_of(path.read_text(encoding="utf-8"), str(error)), path) for path in paths]
-    found = [(*place, path) for place, path in found if place]
-    if not found:
-        return LocatedError(f"{paths[0].name}: {error}")
-    line, _, path = max(found, key=lambda place: place[1])
-    return LocatedError(f"{path.name}, line {line}: {error}")
-
-
 def _read(path: Path, settings: type[_S]) -> _S:
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        problem = " ".join(str(error).split())
-        raise LocatedError(f"{path.name} is not valid YAML: {problem}") from None
+    values = read_yaml(path)
     try:
         return parse(settings, values)
     except ConfigError as error:
-        raise _located(error, path) from None
+        raise located(error, path) from None

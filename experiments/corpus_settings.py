@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from experiments.settings import Settings
+from experiments.settings import Items, Settings, Unique
 
 _Package = Annotated[str, Field(pattern=r"^\w+$")]
 
@@ -38,8 +38,8 @@ class DocstringCorpus(_Corpus):
     places = _Corpus.places | {"packages", "exclude", "sha256"}
 
     kind: Literal["docstrings"]
-    packages: tuple[_Package, ...] = Field(min_length=1, description="importable package names")
-    exclude: tuple[str, ...] = Field(
+    packages: Unique[_Package] = Field(min_length=1, description="importable package names")
+    exclude: Unique[str] = Field(
         default=(), description="files and folders to leave out, as package/path"
     )
     sha256: str | None = Field(
@@ -53,7 +53,7 @@ class TextCorpus(_Corpus):
     places = _Corpus.places | {"files"}
 
     kind: Literal["text"]
-    files: tuple[str, ...] = Field(min_length=1, description="paths or glob patterns")
+    files: Items[str] = Field(min_length=1, description="paths or glob patterns")
 
 
 class HuggingFaceCorpus(_Corpus):

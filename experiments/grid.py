@@ -24,6 +24,7 @@ from experiments.model_settings import ModelSettings
 from experiments.settings import ConfigError, Settings, parse
 from experiments.source_code import source_sha256
 from experiments.sources import fingerprint
+from experiments.yaml_loader import StrictDumper
 
 
 class Corpus(Settings):
@@ -95,7 +96,7 @@ class PlannedRun:
             "lr": training.lr,
             "shared_lr": self.shared_lr,
             "argument": self.argument,
-            "value": "" if self.value is None else str(self.value),
+            "value": str(self.value) if self.argument else "",
             "seed": self.spec.seed,
             "dataset": self.spec.corpus.name,
             "planned_steps": training.steps,
@@ -142,7 +143,13 @@ def dump_used(profile: Profile, planned: list[PlannedRun]) -> str:
     for kind, names in used.items():
         entries = values.pop(kind)  # to the end, behind the experiments
         values[kind] = {name: entry for name, entry in entries.items() if name in names}
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None)
+    return yaml.dump(
+        values,
+        Dumper=StrictDumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=None,
+    )
 
 
 def _check_labels(runs: list[PlannedRun]) -> None:

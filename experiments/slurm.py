@@ -19,11 +19,10 @@ from typing import Any
 from submitit.slurm.slurm import _make_sbatch_string
 
 from experiments.cluster import ClusterSettings, JobSettings
-from experiments.config import LocatedError
 from experiments.files import atomic, locked, make_folder, read_object
 from experiments.grid import RunSpec
 from experiments.run_folder import RunFolder
-from experiments.settings import ConfigError
+from experiments.settings import ConfigError, LocatedError
 
 POLL_SECONDS = 60  # between two looks at the queue, whatever the number of launchers
 _COMMANDS = ("sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")

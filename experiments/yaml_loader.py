@@ -1,33 +1,150 @@
-"""PyYAML's safe loader, with two surprises taken out, and where in a file something stands."""
+"""PyYAML without its surprises, and where in a file something stands."""
 
 import re
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
 
 import yaml
 
+from experiments.settings import Ambiguous, ConfigError, LocatedError
+
+_TAG = "tag:yaml.org,2002:"
+_NULL, _BOOL, _INT, _FLOAT, _STR = (
+    f"{_TAG}{kind}" for kind in ("null", "bool", "int", "float", "str")
+)
+_MERGE = f"{_TAG}merge"
+_AMBIGUOUS = "!ambiguous"
+
 
 class StrictLoader(yaml.SafeLoader):
-    """A safe loader that reads 1e-3 as a number and refuses a key that stands twice.
+    """A safe loader of mappings, lists, text, decimal numbers, true, false and null.
 
-    YAML 1.1, which PyYAML reads, wants a dot and a sign in an exponent: 1e-3 would be a string.
+    PyYAML reads YAML 1.1, which takes 1e-3 for text; here it is a number. Text without quotes that
+    YAML 1.1 takes for something else (010, 1:30, 1_000, yes, 2024-01-01) becomes Ambiguous. A key
+    is always text, as it is written. A key that stands twice is an error, but a key may override a
+    merged one (`<<: *anchor`).
     """
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build a mapping, or raise where a key stands twice."""
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", node.start_mark
-                )
-        return super().construct_mapping(node, deep=deep)
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_constructors: ClassVar[dict[str, Any]] = {
+        tag: yaml.SafeLoader.yaml_constructors[tag]
+        for tag in (_NULL, _BOOL, _INT, _FLOAT, _STR, f"{_TAG}seq", f"{_TAG}map", None)
+    }
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        """Compose a node, or raise if an anchor contains itself."""
+        node = super().compose_node(parent, index)
+        if node.end_mark is None:  # an alias of a node that is still being composed
+            raise _error("an anchor contains itself", node)
+        return node
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        """Compose a mapping whose keys are text, or raise if a key stands twice.
+
+        Merged keys are added here. PyYAML does it when it constructs the mapping, and mixes up
+        which key overrides which (https://github.com/yaml/pyyaml/issues/953).
+        """
+        node = super().compose_mapping_node(anchor)
+        pairs: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise _error("a key must be text", key)
+            if key.value in pairs:
+                raise _error(f"the key {key.value!r} stands twice", key)
+            is_merge = key.tag == _MERGE
+            text = yaml.ScalarNode(_STR, key.value, key.start_mark, key.end_mark)
+            pairs[key.value] = (key if is_merge else text, value)
+        if (merge := pairs.get("<<")) and merge[0].tag == _MERGE:
+            del pairs["<<"]
+            for pair in _merged(merge[1]):
+                pairs.setdefault(pair[0].value, pair)
+        node.value = list(pairs.values())
+        return node
 
 
-StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
+def _merged(value: yaml.Node) -> list[tuple[yaml.Node, yaml.Node]]:
+    """Return the keys and values of the mapping, or of the list of mappings, that is merged."""
+    mappings = value.value if isinstance(value, yaml.SequenceNode) else [value]
+    for mapping in mappings:
+        if not isinstance(mapping, yaml.MappingNode):
+            raise _error("<< must be a mapping, or a list of mappings", mapping)
+    return [pair for mapping in mappings for pair in mapping.value]
+
+
+def _error(problem: str, node: yaml.Node) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+
+
+class StrictDumper(yaml.SafeDumper):
+    """A safe dumper that quotes text which StrictLoader would read as something else."""
+
+    yaml_implicit_resolvers = StrictLoader.yaml_implicit_resolvers
+
+
+for _tag, _pattern, _first in (
+    (_BOOL, "true|True|TRUE|false|False|FALSE", "tTfF"),
+    (_INT, r"[-+]?(0|[1-9]\d*)", "-+0123456789"),
+    (_FLOAT, r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?", "-+.0123456789"),
+    (_FLOAT, r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
+    # Octal numbers of YAML 1.2, and values as Python writes them.
+    (_AMBIGUOUS, r"[-+]?0o?\d+|None|[-+]?(?i:inf|nan)", "-+0123456789INin"),
+):
+    StrictLoader.add_implicit_resolver(_tag, re.compile(f"^({_pattern})$", re.ASCII), [*_first])
+for _first, _resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items():
+    for _tag, _pattern in _resolvers:
+        _is_kept = _tag in (_NULL, _MERGE)
+        StrictLoader.add_implicit_resolver(_tag if _is_kept else _AMBIGUOUS, _pattern, [_first])
+StrictLoader.add_constructor(
+    _AMBIGUOUS, lambda loader, node: Ambiguous(loader.construct_scalar(node))
 )
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds one mapping.
+
+    Raises:
+        LocatedError: the file cannot be read, is not valid YAML or holds something else.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+        values = yaml.load(text, Loader=StrictLoader)
+    except OSError as error:
+        raise LocatedError(f"{path.name} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise _invalid(path, line, "it must be UTF-8 text") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise _invalid(path, line, f"it has the control character {error.character:#x}") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        problem = " ".join(filter(None, (error.context, error.problem)))
+        raise _invalid(path, mark.line + 1, problem) from None
+    if not isinstance(values, dict):
+        content = "empty" if values is None else f"a {type(values).__name__}"
+        raise LocatedError(f"{path.name} is {content}, but it must be a mapping of keys to values")
+    return values
+
+
+def _invalid(path: Path, line: int, problem: str) -> LocatedError:
+    return LocatedError(f"{path.name} is not valid YAML in line {line}: {problem}")
+
+
+def located(error: ConfigError, *paths: Path) -> LocatedError:
+    """Return an error with the file, and the line, in which its field stands most deeply."""
+    found = [(place, path) for path in paths if (place := _place(path, str(error)))]
+    if not found:
+        return LocatedError(f"{paths[0].name}: {error}")
+    (line, _), path = max(found, key=lambda place: place[0][1])
+    return LocatedError(f"{path.name}, line {line}: {error}")
+
+
+def _place(path: Path, field: str) -> tuple[int, int] | None:
+    try:
+        return line_of(path.read_text(encoding="utf-8"), field)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None  # the error is about another file
 
 
 def line_of(text: str, field: str) -> tuple[int, int] | None:
@@ -43,13 +160,25 @@ def line_of(text: str, field: str) -> tuple[int, int] | None:
         Its line, from 1, and how many keys deep it is; None if its first key is not there.
     """
     node, line, depth = yaml.compose(text, Loader=StrictLoader), 0, 0
-    while isinstance(node, yaml.MappingNode):
+    while True:
+        # A name must not be the beginning of another one; of several, the longest is meant.
+        begun = [
+            child
+            for child in _children(node)
+            if re.match(rf"{re.escape(child[0])}(?![\w-])", field)
+        ]
+        if not begun:
+            return (line, depth) if depth else None
+        name, mark, node = max(begun, key=lambda child: len(child[0]))
+        field = field.removeprefix(name).lstrip(".: ")
+        line, depth = mark.line + 1, depth + 1
+
+
+def _children(node: yaml.Node) -> Iterator[tuple[str, yaml.Mark, yaml.Node]]:
+    """Yield name, place and value of what a list or a mapping holds."""
+    if isinstance(node, yaml.SequenceNode):
+        for i, item in enumerate(node.value):
+            yield str(i), item.start_mark, item
+    elif isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            rest = field.removeprefix(str(key.value))
-            if rest != field and not re.match(r"[\w-]", rest):  # not the beginning of another key
-                field, node = rest.lstrip(".: "), value
-                line, depth = key.start_mark.line + 1, depth + 1
-                break
-        else:
-            break
-    return (line, depth) if depth else None
+            yield key.value, key.start_mark, value
