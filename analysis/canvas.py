@@ -64,6 +64,7 @@ def label_ends(axis: Axes, x: float, labels: Sequence[Label], side: str = "right
             horizontalalignment="left" if side == "right" else "right",
             verticalalignment="center",
             annotation_clip=False,
+            parse_math=False,  # a label may have dollars
             arrowprops={
                 "arrowstyle": "-",
                 "color": color,
@@ -107,7 +108,13 @@ def tell_gaps(axis: Axes, runs: pd.DataFrame) -> None:
     few = len(named) <= 3
     text = ", ".join(named) if few else f"{len(named)} of {runs['run'].nunique()} runs"
     axis.text(
-        0.02, 0.02, f"missing: {text}", transform=axis.transAxes, fontsize=6, fontstyle="italic"
+        0.02,
+        0.02,
+        f"missing: {text}",
+        transform=axis.transAxes,
+        fontsize=6,
+        fontstyle="italic",
+        parse_math=False,
     )
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from string import ascii_lowercase
 from typing import Any
 
+from experiments.settings import ConfigError
+
 Row = dict[str, Any]
 
 # Where an experiment of the paper, by its name in a profile, shows one model in each figure.
@@ -70,7 +72,7 @@ def figures(plan: Iterable[Row]) -> dict[str, Artefact]:
             needs=("convergence.csv",),
         ),
     ]
-    return {figure.name: figure for figure in found}
+    return _by_name(found)
 
 
 def tables(plan: Iterable[Row]) -> dict[str, Artefact]:
@@ -123,7 +125,26 @@ def tables(plan: Iterable[Row]) -> dict[str, Artefact]:
                 tuple(rows),
             ),
         ]
-    return {table.name: table for table in found}
+    return _by_name(found)
+
+
+def _by_name(found: list[Artefact]) -> dict[str, Artefact]:
+    """Return artefacts by name, or raise a ConfigError where two would have the same files.
+
+    Some file systems do not tell upper from lower case.
+    """
+    taken: dict[str, Artefact] = {}
+    for artefact in found:
+        other = taken.setdefault(artefact.name.casefold(), artefact)
+        if other is not artefact:
+            (experiment, model), (first, first_model) = (
+                (row["experiment"], row["model"]) for row in (artefact.rows[0], other.rows[0])
+            )
+            raise ConfigError(
+                f"experiments.{experiment} has {model!r}, but files named {artefact.name} are those"
+                f" of {first_model!r} in experiments.{first}: one of the names must be another"
+            )
+    return {artefact.name: artefact for artefact in found}
 
 
 def _each_model(plan: list[Row], experiment: str) -> list[Artefact]:

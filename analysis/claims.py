@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.frames import ENDED, Results, provenance, read_table
+from analysis.frames import ENDED, Results, provenance, read_memory, read_table
 from analysis.losses import best_lr, by_seed
 from analysis.reference import load_reference
 from analysis.statistics import MARGIN
 from analysis.tables import show_lr
+from analysis.text import markdown, number
 from analysis.verdicts import (
     ABOVE,
     EQUIVALENT,
@@ -95,7 +96,7 @@ def claim_1(results: Results) -> Iterator[Finding]:
 
 def claim_2(results: Results) -> Iterator[Finding]:
     """Return the ratio of state memory to AdamW's, counted on each published model."""
-    memory = read_table(results.folder / "memory.csv").pivot(
+    memory = read_memory(results.folder).pivot(
         index="model", columns="optimizer", values="state_bytes"
     )
     memory = memory.loc[[name for name in load_reference()["models"] if name in memory.index]]
@@ -208,10 +209,10 @@ def claim_8(results: Results) -> Iterator[Finding]:
     ):
         for lr in sorted(runs["lr"].unique()):
             at_lr, theirs = _where(runs, lr=lr), {"optimizer": optimizer}
-            end = Finding(8, f"{label} ends as PowerStep", protocol=f"lr {lr:g}")
+            end = Finding(8, f"{label} ends as PowerStep", protocol=f"lr {number(lr)}")
             yield from _each_model(at_lr, end, theirs, ours, EQUIVALENT)
             early = f"PowerStep is below {label} after {EARLY:.0%} of the steps"
-            finding = Finding(8, early, protocol=f"lr {lr:g}")
+            finding = Finding(8, early, protocol=f"lr {number(lr)}")
             yield from _each_model(at_lr, finding, ours, theirs, LOWER, "early_loss")
     if runs.empty:
         yield Finding(8, "Stacey ends as PowerStep, which is below it early")
@@ -363,7 +364,7 @@ def _each_model(
         losses = [by_seed(_where(of_model, **cell), column) for cell in (a, b)]
         asked = replace(finding, scale=_scale(of_model, model))
         if finding.protocol == "shared lr":
-            asked = replace(asked, protocol=f"shared lr {of_model['lr'].iloc[0]:g}")
+            asked = replace(asked, protocol=f"shared lr {number(of_model['lr'].iloc[0])}")
         yield judge(asked, rule, *losses, margin)
     if not models:
         yield finding
@@ -433,7 +434,7 @@ def _collapses(runs: pd.DataFrame, finding: Finding, optimizer: str) -> Iterator
 def _table_1(results: Results) -> Finding:
     """Return how far our count of state is from table 1's, counted in the same way."""
     published = pd.DataFrame(load_reference()["state_mib_per_device"]).stack()
-    memory = read_table(results.folder / "memory.csv")
+    memory = read_memory(results.folder)
     ours = memory.set_index(["optimizer", "model"])["mib_per_device_as_paper"]
     # Both as they are printed, in tenths, whose differences are not exact in binary.
     difference = (ours.reindex(published.index).round(1) - published).abs().dropna()
@@ -482,7 +483,7 @@ def _where(frame: pd.DataFrame, **equal: Any) -> pd.DataFrame:
 def _varied(runs: pd.DataFrame, argument: str) -> pd.DataFrame:
     """Return the runs that vary an argument of PowerStep, with its value as `number`."""
     varied = _where(runs, experiment="sensitivity", optimizer="powerstep", argument=argument)
-    return varied.assign(number=varied["value"].astype(float))
+    return varied.assign(number=pd.to_numeric(varied["value"], errors="coerce"))
 
 
 def _scale(runs: pd.DataFrame, model: str) -> str:
@@ -498,7 +499,7 @@ def _scales(runs: pd.DataFrame) -> str:
 
 
 def _rates(runs: pd.DataFrame) -> str:
-    return "lr " + ", ".join(f"{lr:g}" for lr in sorted(runs["lr"].unique()))
+    return "lr " + ", ".join(number(lr) for lr in sorted(runs["lr"].unique()))
 
 
 def _early_loss(metrics: pd.DataFrame | None, steps: int) -> float:
@@ -525,8 +526,8 @@ def _markdown(findings: list[Finding], runs: pd.DataFrame) -> str:
         ]
         lines += [f"- {_sentence(finding)}" for finding in claim.parts]
         lines += ["", *(f"> {rule}" for rule in claim.rules)]
-    lines += ["", "## Where this comes from", "", provenance(runs).to_markdown()]
-    return "\n".join(lines) + "\n"
+    lines += ["", "## Where this comes from", "", markdown(provenance(runs))]
+    return "\n".join(lines)
 
 
 def _sentence(finding: Finding) -> str:

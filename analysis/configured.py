@@ -2,8 +2,9 @@
 
 import pandas as pd
 
-from analysis.frames import Results, read_table
+from analysis.frames import Results, read_memory
 from analysis.reference import load_reference
+from analysis.text import number
 
 _LAYOUT = ["devices", "dp", "tp", "pp", "ep"]
 _OF_TABLE_1 = {"adamw": "AdamW", "powerstep-int8": "PowerStep int8"}
@@ -17,7 +18,7 @@ def state_memory_per_device(results: Results) -> tuple[pd.DataFrame, pd.DataFram
     are counted; the whole model stands beside it.
     """
     published = load_reference()["state_mib_per_device"]
-    memory = read_table(results.folder / "memory.csv")
+    memory = read_memory(results.folder)
     numbers = memory[memory["model"].isin(published)].copy()
     numbers["paper"] = [published[row.model].get(row.optimizer) for row in numbers.itertuples()]
     columns = {}
@@ -63,7 +64,7 @@ def layouts(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     Beside it, the optimizer state of a device in MiB, where each copy of the model holds its own.
     """
-    counted = read_table(results.folder / "memory.csv")
+    counted = read_memory(results.folder)
     state = counted.pivot(index="model", columns="optimizer", values="mib_per_device_replicated")
     state = state.reindex(columns=list(_OF_TABLE_1))
     memory = counted.drop_duplicates("model").set_index("model")
@@ -84,9 +85,10 @@ def layouts(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def _both(ours: object, paper: object) -> str:
     """Return our value if there is one, and in brackets the paper's if it is another."""
-    ours, paper = (
-        f"{value:g}" if isinstance(value, (int, float)) else str(value) for value in (ours, paper)
-    )
-    if ours == "nan":
-        return f"[{paper}]"
-    return ours if paper in (ours, "nan") else f"{ours} [{paper}]"
+    if pd.isna(ours):
+        return f"[{_shown(paper)}]"
+    return _shown(ours) + (f" [{_shown(paper)}]" if not pd.isna(paper) and paper != ours else "")
+
+
+def _shown(value: object) -> str:
+    return number(value) if isinstance(value, (int, float)) else str(value)

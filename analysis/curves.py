@@ -12,6 +12,7 @@ from scipy import stats
 from analysis import canvas
 from analysis.frames import Results
 from analysis.looks import Look, line_style, look, sequence
+from analysis.text import number
 
 SMOOTHING = 20  # rows over which the loss of single batches is averaged
 _LINE = ["optimizer", "label", "argument", "value", "lr"]
@@ -34,7 +35,8 @@ def loss_curves(results: Results) -> tuple[Figure, pd.DataFrame]:
     figure, axes = canvas.new(columns=2)
     for axis, panel in zip(axes, ("train", "validation"), strict=True):
         _draw(axis, data[data["panel"] == panel], results.runs, "step")
-        axis.set(xlabel="step", title=f"{_subject(results.runs)}: {_TITLES[panel]}")
+        axis.set_xlabel("step")
+        axis.set_title(f"{_subject(results.runs)}: {_TITLES[panel]}", parse_math=False)
     axes[0].set_ylabel("loss (nats per token)")
     _label(axes[1], data[data["panel"] == "validation"], results.runs, "step")
     canvas.tell_gaps(axes[0], results.runs)
@@ -53,7 +55,8 @@ def loss_over_cost(results: Results) -> tuple[Figure, pd.DataFrame]:
     figure, axes = canvas.new(columns=2)
     for axis, x in zip(axes, ("tokens", "minutes"), strict=True):
         _draw(axis, data, results.runs, x)
-        axis.set(xlabel=x, title=_subject(results.runs))
+        axis.set_xlabel(x)
+        axis.set_title(_subject(results.runs), parse_math=False)
         axis.locator_params(axis="x", nbins=5)
     axes[0].xaxis.set_major_formatter(EngFormatter(sep=""))
     axes[0].set_ylabel("validation loss (nats per token)")
@@ -81,7 +84,7 @@ def _names(runs: pd.DataFrame) -> list[str]:
         if row.argument:
             parts.append(f"{_SYMBOLS.get(row.argument, row.argument)} = {row.value}")
         if several["lr"]:
-            parts.append(f"lr {row.lr:g}")
+            parts.append(f"lr {number(row.lr)}")
         names.append(", ".join(parts))
     return names
 

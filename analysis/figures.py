@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from analysis import canvas
 from analysis.catalogue import Artefact
 from analysis.curves import loss_curves, loss_over_cost
-from analysis.frames import Results, read_table
+from analysis.frames import Results, read_memory, read_table
 from analysis.looks import look, sequence
 from analysis.summaries import loss_over_lr, loss_over_state
 
@@ -56,7 +56,7 @@ def state_memory(results: Results) -> tuple[Figure, pd.DataFrame]:
 
     One that could not be counted has no bar, and is marked.
     """
-    memory = read_table(results.folder / "memory.csv")
+    memory = read_memory(results.folder)
     data = memory[memory["model"] == _MEMORY_MODEL].copy()
     data["bytes_per_parameter"] = data["state_bytes"] / data["parameters"]
     data = data.sort_values("bytes_per_parameter", kind="stable")
@@ -67,14 +67,13 @@ def state_memory(results: Results) -> tuple[Figure, pd.DataFrame]:
         data["bytes_per_parameter"].fillna(0),
         color=[look(optimizer)["color"] for optimizer in data["optimizer"]],
         height=0.65,
-        tick_label=data["label"],
     )
     counts = data["bytes_per_parameter"]
     labels = ["not counted" if np.isnan(count) else f"{count:.2f}" for count in counts]
     axis.bar_label(bars, labels=labels, padding=2, fontsize=6)
     axis.invert_yaxis()
     axis.grid(visible=False, axis="y")
-    axis.tick_params(axis="y", labelsize=6)
+    axis.set_yticks(places, data["label"], fontsize=6, parse_math=False)
     axis.margins(x=0.12, y=0.02)
     axis.set(xlabel="optimizer state (bytes per parameter)", title=_MEMORY_MODEL)
     return figure, data[["model", "optimizer", "label", "state_bytes", "bytes_per_parameter"]]

@@ -9,10 +9,15 @@ from typing import Any
 import pandas as pd
 
 from analysis.catalogue import Artefact, Row
+from analysis.text import number
 from experiments.files import FileError, atomic
 from experiments.metrics import COLUMNS
 from experiments.run_folder import RunFolder
 
+# Columns that hold names: text, whatever it looks like.
+_NAMES = [
+    *("experiment", "model", "optimizer", "label", "argument", "value", "dataset", "run", "family"),
+]
 _PLAN = [
     *("experiment", "model", "optimizer", "label", "lr", "shared_lr", "argument", "value", "seed"),
     *("dataset", "planned_steps", "batch_size", "context", "warmup_steps", "min_lr_ratio"),
@@ -72,8 +77,17 @@ def read_table(path: Path, **options: Any) -> pd.DataFrame:
 
 def read_plan(path: Path) -> list[Row]:
     """Return the rows of a plan (experiments.grid.PlannedRun.row)."""
-    plan = read_table(path, keep_default_na=False, dtype={"argument": str, "value": str})
-    return plan.to_dict("records")
+    return _read_named(path).to_dict("records")
+
+
+def read_memory(folder: Path) -> pd.DataFrame:
+    """Return `memory.csv` of `results/` (experiments.memory.write_memory)."""
+    return _read_named(folder / "memory.csv")
+
+
+def _read_named(path: Path) -> pd.DataFrame:
+    """Read a CSV in which a name such as 007, 1e3 or NA stays what it is."""
+    return read_table(path, converters=dict.fromkeys(_NAMES, str))
 
 
 def read_results(rows: Iterable[Row], folder: Path) -> Results:
@@ -114,7 +128,7 @@ def provenance(runs: pd.DataFrame) -> pd.DataFrame:
     columns = [name for name in runs if name.startswith(("provenance.", "corpus."))]
     values = {
         name.removeprefix("provenance.").removeprefix("packages."): ", ".join(
-            f"{value:g}" if isinstance(value, float) else str(value)
+            number(value) if isinstance(value, float) else str(value)
             for value in runs[name].dropna().unique()
         )
         for name in columns

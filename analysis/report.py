@@ -9,7 +9,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from analysis.catalogue import Artefact, Row, figures, tables
 from analysis.claims import SCOPE, by_claim, find
 from analysis.frames import Results, provenance
-from analysis.tables import MISSING, make_table
+from analysis.tables import make_table
+from analysis.text import MISSING, number
 from analysis.verdicts import Claim
 from experiments.files import atomic
 
@@ -54,7 +55,8 @@ def _notes(runs: pd.DataFrame) -> list[str]:
     ]
     without = runs.drop_duplicates("run").dropna(subset="reason")
     notes += [
-        f"{row.label} on {row.model}, lr {row.lr:g}, seed {row.seed}: {row.status}, {row.reason}"
+        f"{row.label} on {row.model}, lr {number(row.lr)}, seed {row.seed}: {row.status},"
+        f" {row.reason}"
         for row in without.itertuples()
     ]
     if "corpus.as_recorded" in runs and runs["corpus.as_recorded"].eq(False).any():
@@ -86,7 +88,7 @@ def _run_table(runs: pd.DataFrame) -> str:
             "argument": [
                 f"{row.argument} = {row.value}" if row.argument else "" for row in once.itertuples()
             ],
-            "lr": once["lr"].map("{:g}".format),
+            "lr": once["lr"].map(number),
             "seed": once["seed"],
             "status": once["status"],
             "steps": once["steps"].map("{:.0f}".format, na_action="ignore"),

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import configured
+from analysis import configured, text
 from analysis.catalogue import Artefact
 from analysis.frames import ENDED, Results
 from analysis.losses import best_lr, final_losses, show
 from analysis.reference import load_reference
 from analysis.targets import steps_to_target
+from analysis.text import MISSING, number
 from experiments.files import atomic
-
-MISSING = "–"
 
 Table = tuple[pd.DataFrame, pd.DataFrame]
 
@@ -34,9 +33,9 @@ def write_table(artefact: Artefact, results: Results, folder: Path) -> None:
     with atomic(target.with_suffix(".csv")) as path:
         numbers.to_csv(path, index=False)
     with atomic(target.with_suffix(".md")) as path:
-        path.write_text(shown.to_markdown(disable_numparse=True) + "\n", encoding="utf-8")
+        path.write_text(text.markdown(shown), encoding="utf-8")
     with atomic(target.with_suffix(".tex")) as path:
-        path.write_text(_latex(shown), encoding="utf-8")
+        path.write_text(text.latex(shown), encoding="utf-8")
 
 
 def make_table(artefact: Artefact, results: Results) -> Table:
@@ -66,26 +65,26 @@ def losses(results: Results) -> Table:
     numbers["paper"] = [
         published.get(row.model, {}).get(row.optimizer) for row in numbers.itertuples()
     ]
+    names = shared.assign(row=_row_names(shared)).drop_duplicates("row").set_index("row")
     columns = {}
     for model, of_model in shared.groupby("model", sort=False):
         for lr, at_lr in of_model.groupby("lr", sort=False):
-            columns[f"{model}, lr {lr:g}"] = {
-                row["label"]: show(row) for _, row in at_lr.iterrows()
-            }
-        own = best[best["model"] == model]
+            columns[f"{model}, lr {number(lr)}"] = dict(
+                zip(_row_names(at_lr), _cells(at_lr), strict=True)
+            )
+        own = best[(best["model"] == model) & best["label"].isin(names.index)]
         if len(own):
             columns[f"{model}, own lr"] = {
                 row["label"]: f"{show(row)} [{show_lr(row)}]" for _, row in own.iterrows()
             }
-    names = shared.drop_duplicates("label").set_index("label")["optimizer"]
     models = [model for model in shared["model"].unique() if model in published]
     if not models and "large_scale" in set(runs["experiment"]):
         models = list(reference["state_mib_per_device"])
     for model in models or ["gpt2-small"]:
         columns[f"{model}, paper"] = {
-            label: f"{published[model][name]:.3f}"
-            for label, name in names.items()
-            if name in published[model]
+            row.label: f"{published[model][row.optimizer]:.3f}"
+            for row in names.itertuples()
+            if row.optimizer in published[model]
         }
     return numbers, _labelled(columns, list(names.index))
 
@@ -93,9 +92,11 @@ def losses(results: Results) -> Table:
 def loss_by_value(results: Results) -> Table:
     """Return final losses by the value of the varied argument, models across."""
     numbers = final_losses(results.runs)
-    rows = [f"{row.argument} = {row.value}" for row in numbers.itertuples()]
-    if numbers["optimizer"].nunique() > 1:
-        rows = [f"{label}, {row}" for label, row in zip(numbers["label"], rows, strict=True)]
+    rows = _row_names(
+        numbers,
+        with_label=numbers["optimizer"].nunique() > 1 or not numbers["argument"].all(),
+        with_lr=numbers.groupby("model")["lr"].nunique().max() > 1,
+    )
     columns = {
         model: dict(zip(of_model["row"], of_model["cell"], strict=True))
         for model, of_model in numbers.assign(row=rows, cell=_cells(numbers)).groupby(
@@ -111,13 +112,13 @@ def loss_by_lr(results: Results) -> Table:
     several = numbers["model"].nunique() > 1
     columns = {}
     for (model, lr), cells in numbers.groupby(["model", "lr"], sort=False):
-        name = f"{model}, {lr:g}" if several else f"lr {lr:g}"
-        columns[name] = dict(zip(cells["label"], _cells(cells), strict=True))
+        name = f"{model}, {number(lr)}" if several else f"lr {number(lr)}"
+        columns[name] = dict(zip(_row_names(cells), _cells(cells), strict=True))
     for model, of_model in best.groupby("model", sort=False):
-        columns[f"{model}, best" if several else "best lr"] = {
-            row["label"]: show_lr(row) for _, row in of_model.iterrows()
-        }
-    return numbers, _labelled(columns, list(numbers["label"].unique()))
+        columns[f"{model}, best" if several else "best lr"] = dict(
+            zip(_row_names(of_model), (show_lr(row) for _, row in of_model.iterrows()), strict=True)
+        )
+    return numbers, _labelled(columns, list(dict.fromkeys(_row_names(numbers))))
 
 
 def cost(results: Results) -> Table:
@@ -163,15 +164,16 @@ def time_to_target(results: Results) -> Table:
     columns = {}
     for (model, protocol), cells in numbers.groupby(["model", "protocol"], sort=False):
         for what in ("steps", "tokens"):
-            columns[f"{model}, {protocol}: {what}"] = {
-                row["label"]: _show_target(row, what) for _, row in cells.iterrows()
-            }
-    return numbers, _labelled(columns, list(numbers["label"].unique()))
+            shown = [_show_target(row, what) for _, row in cells.iterrows()]
+            columns[f"{model}, {protocol}: {what}"] = dict(
+                zip(_row_names(cells), shown, strict=True)
+            )
+    return numbers, _labelled(columns, list(dict.fromkeys(_row_names(numbers))))
 
 
 def show_lr(row: pd.Series) -> str:
     """Return a row of `best_lr` as its learning rate, flagged where it is the edge of the sweep."""
-    return f"{row['lr']:g}" + (", edge" if row["edge"] else "")
+    return number(row["lr"]) + (", edge" if row["edge"] else "")
 
 
 def _show_target(row: pd.Series, what: str) -> str:
@@ -180,6 +182,17 @@ def _show_target(row: pd.Series, what: str) -> str:
     if row["censored"]:
         return f"> {row[f'last_{what}']:,.0f} in {row['censored']} of {row['n']}"
     return f"{row[what]:,.0f} (n={row['n']})"
+
+
+def _row_names(numbers: pd.DataFrame, with_label: bool = True, with_lr: bool = False) -> list[str]:
+    """Name each cell by its optimizer, the argument that is varied, and the learning rate."""
+    names = []
+    for row in numbers.itertuples():
+        parts = [row.label] if with_label else []
+        parts += [f"{row.argument} = {row.value}"] if row.argument else []
+        parts += [f"lr {number(row.lr)}"] if with_lr else []
+        names.append(", ".join(parts))
+    return names
 
 
 def _cells(numbers: pd.DataFrame) -> list[str]:
@@ -191,15 +204,6 @@ def _labelled(
 ) -> pd.DataFrame:
     """Arrange cells by label, in the order of the profile."""
     return pd.DataFrame(columns, index=pd.Index(labels, name=name))
-
-
-def _latex(table: pd.DataFrame) -> str:
-    """Return a booktabs tabular."""
-    text = table.reset_index().to_latex(index=False, escape=True)
-    commands = {"±": r"$\pm$", "×": r"$\times$", "β": r"$\beta$", "γ": r"$\gamma$", MISSING: "--"}
-    for character, command in commands.items():
-        text = text.replace(character, command)
-    return text
 
 
 _KINDS = {

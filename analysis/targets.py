@@ -1,11 +1,15 @@
 """How long each optimizer takes to AdamW's final loss."""
 
 import math
+from collections.abc import Iterator
 
 import pandas as pd
 
 from analysis.frames import ENDED, Results
 from analysis.losses import best_lr
+from analysis.text import number
+
+_CELL = ["optimizer", "label", "argument", "value", "lr"]
 
 
 def steps_to_target(results: Results) -> pd.DataFrame:
@@ -15,25 +19,35 @@ def steps_to_target(results: Results) -> pd.DataFrame:
     diverges, before it reaches its target is censored: no mean is given then.
 
     Returns:
-        One row for each model, protocol ("shared lr" or "own best lr") and optimizer, with label,
-        lr, n (seeds that have a target and a run), censored (how many of them), steps and tokens
-        (means), last_steps and last_tokens (of the longest run: all that censoring leaves known).
+        One row for each model, protocol ("shared lr", with the rate where there are several, or
+        "own best lr"), optimizer and value of a varied argument, with label, argument, value, lr, n
+        (seeds that have a target and a run), censored (how many of them), steps and tokens (means),
+        last_steps and last_tokens (of the longest run: all that censoring leaves known).
     """
-    runs = results.runs
-    shared = runs[(runs["experiment"] != "learning_rate")]
-    best = best_lr(runs)[["model", "optimizer", "lr"]]
-    own = runs[runs["experiment"] == "learning_rate"].merge(best, on=["model", "optimizer", "lr"])
     rows = []
-    for protocol, chosen in (("shared lr", shared), ("own best lr", own)):
-        for model, of_model in chosen.groupby("model", sort=False):
-            adamw = of_model[of_model["optimizer"] == "adamw"].set_index("seed")["final_val_loss"]
-            for (optimizer, label, lr), cell in of_model.groupby(
-                ["optimizer", "label", "lr"], sort=False
-            ):
-                key = {"model": model, "protocol": protocol, "optimizer": optimizer}
-                reached = _reached(cell, adamw.dropna(), results.metrics)
-                rows.append(key | {"label": label, "lr": lr} | reached)
+    for model, protocol, runs in _compared(results.runs):
+        adamw = runs[(runs["optimizer"] == "adamw") & (runs["argument"] == "")]
+        targets = adamw.drop_duplicates("seed").set_index("seed")["final_val_loss"].dropna()
+        for key, cell in runs.groupby(_CELL, sort=False):
+            rows.append(
+                {"model": model, "protocol": protocol}
+                | dict(zip(_CELL, key, strict=True))
+                | _reached(cell, targets, results.metrics)
+            )
     return pd.DataFrame(rows)
+
+
+def _compared(runs: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Yield model, protocol and runs of what is compared with one AdamW."""
+    is_sweep = runs["experiment"] == "learning_rate"
+    for model, of_model in runs[~is_sweep].groupby("model", sort=False):
+        for lr, at_lr in of_model.groupby("lr", sort=False):
+            several = of_model["lr"].nunique() > 1
+            yield model, f"shared lr {number(lr)}" if several else "shared lr", at_lr
+    keys = ["model", "optimizer", "argument", "value", "lr"]
+    own = runs[is_sweep].merge(best_lr(runs)[keys], on=keys)
+    for model, of_model in own.groupby("model", sort=False):
+        yield model, "own best lr", of_model
 
 
 def _reached(cell: pd.DataFrame, targets: pd.Series, metrics: pd.DataFrame) -> dict[str, float]:

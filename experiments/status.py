@@ -35,7 +35,11 @@ def status(planned: Sequence[PlannedRun], results: Path) -> str:
     reasons = {job.id: job.reason for job in jobs.values() if job.state == "PENDING"}
     rows = [_row(run, RunFolder(results / "runs" / run.spec.path), reasons) for run in runs]
     counts = Counter(row["status"] for row in rows)
-    table = tabulate([[row.get(key, "") for key in _COLUMNS] for row in rows], headers=_COLUMNS)
+    table = tabulate(
+        [[row.get(key, "") for key in _COLUMNS] for row in rows],
+        headers=_COLUMNS,
+        disable_numparse=[_COLUMNS.index(name) for name in ("model", "optimizer", "lr", "note")],
+    )
     total = ", ".join(f"{count} {state}" for state, count in counts.items())
     return f"{table}\n\n{len(rows)} runs: {total}"
 
