@@ -36,6 +36,16 @@ class CheckpointFile(TorchCheckpointIO):
                     raise error.__context__ from None
                 raise
 
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Load a checkpoint onto the CPU, from where Lightning moves it to its devices.
+
+        Lightning asks for the CPU by a function, which torch refuses for tensors that are made of
+        others, as torchao's optimizers keep them.
+        """
+        return super().load_checkpoint(path, "cpu", weights_only)
+
 
 def set_aside_if_damaged(path: Path) -> Path | None:
     """Rename a checkpoint that is not as it was written, so that a run starts anew.

@@ -10,6 +10,7 @@ import torch
 
 from experiments import memory
 from experiments.check import check_runs
+from experiments.checkpoint_file import CheckpointFile
 from experiments.config import OptimizerSettings, lines_named, load_profile
 from experiments.data import TokenBatches
 from experiments.grid import OptimizerSpec, optimizer_spec, plan
@@ -78,6 +79,17 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     pd.testing.assert_frame_equal(
         metrics(tmp_path / "cut"), metrics(tmp_path / "whole"), check_exact=True
     )
+
+
+def test_tensors_that_are_made_of_others_are_loaded_as_lightning_asks_for_them(tmp_path):
+    codes = torch.arange(3, dtype=torch.int8)
+    state = {"momentum": others.Wrapped(codes, torch.ones(1))}
+    CheckpointFile().save_checkpoint(state, tmp_path / "last.ckpt")
+    with torch.serialization.safe_globals([others.Wrapped]):
+        loaded = CheckpointFile().load_checkpoint(
+            tmp_path / "last.ckpt", map_location=lambda storage, _: storage, weights_only=True
+        )
+    assert torch.equal(loaded["momentum"].codes, codes)
 
 
 def test_a_learning_rate_that_is_a_tensor_is_scheduled_and_logged(run_of, tiny_corpus, tmp_path):
