@@ -84,8 +84,6 @@ class PowerStep(ElementwiseOptimizer):
         foreach: bool | None = None,
         compiled: bool | None = None,
     ) -> None:
-        if foreach and compiled:
-            raise ValueError("foreach and compiled are both True, but only one can be")
         defaults = {
             "lr": lr,
             "gamma": gamma,
@@ -99,6 +97,12 @@ class PowerStep(ElementwiseOptimizer):
             "compiled": compiled,
         }
         super().__init__(params, defaults)
+
+    @classmethod
+    def _check(cls, values: dict[str, Any]) -> None:
+        super()._check(values)
+        if values["foreach"] and values["compiled"]:
+            raise ValueError("foreach and compiled are both True, but only one can be")
 
     def _update(
         self,

@@ -21,6 +21,9 @@ def quantize_blockwise(x: Tensor, block_size: int = 128, bits: int = 8) -> tuple
     Returns:
         codes: int8, the shape of `x`, in [-Q, Q].
         scales: fp32, shape (ceil(x.numel() / block_size),).
+
+    Raises:
+        ValueError: codes cannot have so many bits.
     """
     blocks = _as_blocks(x.float(), block_size)
     scales = blocks.abs().amax(dim=1)
@@ -41,11 +44,20 @@ def dequantize_blockwise(
         scales: fp32, shape (ceil(codes.numel() / block_size),).
         block_size: elements a block, as it was for quantising.
         bits: of a code, as it was for quantising.
+
+    Raises:
+        ValueError: there is not one scale for each block, or codes cannot have so many bits.
     """
-    blocks = _as_blocks(codes.float(), block_size).mul_(
+    blocks = -(-codes.numel() // block_size)
+    if scales.shape != (blocks,):
+        raise ValueError(
+            f"scales have shape {tuple(scales.shape)}, but {codes.numel()} codes in blocks of"
+            f" {block_size} need {(blocks,)}"
+        )
+    values = _as_blocks(codes.float(), block_size).mul_(
         (scales * (1 / max_code(bits))).unsqueeze(1)
     )
-    return blocks.flatten()[: codes.numel()].view(codes.shape)
+    return values.flatten()[: codes.numel()].view(codes.shape)
 
 
 def pack_int4(codes: Tensor) -> Tensor:
@@ -56,19 +68,35 @@ def pack_int4(codes: Tensor) -> Tensor:
 
     Returns:
         uint8, shape (ceil(codes.numel() / 2),); the high half of an odd last byte is 0.
+
+    Raises:
+        ValueError: `codes` are not int8.
     """
+    if codes.dtype != torch.int8:
+        raise ValueError(f"codes have dtype {codes.dtype}, but it must be torch.int8")
     pairs = _as_blocks(codes, 2).view(torch.uint8)
     return (pairs[:, 0] & 0xF) | (pairs[:, 1] << 4)
 
 
 def unpack_int4(packed: Tensor, numel: int) -> Tensor:
-    """Return the first `numel` codes of `packed`, int8, shape (numel,); undoes `pack_int4`."""
+    """Return the `numel` codes of `packed`, int8, shape (numel,); undoes `pack_int4`.
+
+    Raises:
+        ValueError: `packed` is not what `pack_int4` makes of so many codes.
+    """
+    if packed.dtype != torch.uint8 or packed.shape != (-(-numel // 2),):
+        raise ValueError(
+            f"packed codes have shape {tuple(packed.shape)} and dtype {packed.dtype}, but {numel}"
+            f" codes need {(-(-numel // 2),)} and torch.uint8"
+        )
     low_and_high = torch.stack([packed << 4, packed], dim=1).view(torch.int8)
     return low_and_high.flatten()[:numel] >> 4  # of int8, so it copies the sign down
 
 
 def max_code(bits: int) -> int:
     """Return Q, the largest code of so many bits: 127 of 8, 7 of 4."""
+    if bits not in (4, 8):
+        raise ValueError(f"bits is {bits!r}, but it must be 4 or 8")
     return 2 ** (bits - 1) - 1
 
 

@@ -189,6 +189,13 @@ def test_without_a_compiler_it_warns_once_and_steps_all_the_same(monkeypatch):
 def test_asking_for_two_paths_is_refused():
     with pytest.raises(ValueError, match="foreach and compiled are both True"):
         PowerStep(parameters(), lr=0.1, foreach=True, compiled=True)
+    with pytest.raises(ValueError, match="foreach and compiled are both True"):
+        PowerStep([{"params": parameters(), "foreach": True}], lr=0.1, compiled=True)
+    optimizer = PowerStep(parameters(), lr=0.1, compiled=True)
+    state = optimizer.state_dict()
+    state["param_groups"][0]["foreach"] = True
+    with pytest.raises(ValueError, match="foreach and compiled are both True"):
+        optimizer.load_state_dict(state)
 
 
 def test_a_step_inside_a_compiled_function_agrees():

@@ -76,3 +76,23 @@ def test_the_input_is_left_as_it_was():
     before = x.clone()
     quantize_blockwise(x)
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda codes, scales: dequantize_blockwise(codes, scales[:1]), r"shape \(1,\), .* \(3,\)"),
+        (
+            lambda codes, scales: dequantize_blockwise(codes, scales, 150),
+            r"shape \(3,\), .* \(2,\)",
+        ),
+        (lambda codes, scales: dequantize_blockwise(codes, scales, bits=5), "^bits is 5, but it"),
+        (lambda codes, scales: quantize_blockwise(scales, bits=16), "^bits is 16, but it"),
+        (lambda codes, scales: pack_int4(codes.int()), "dtype torch.int32, but it must be"),
+        (lambda codes, scales: unpack_int4(pack_int4(codes), 600), r"shape \(150,\) .* \(300,\)"),
+    ],
+)
+def test_what_does_not_fit_is_refused(call, words):
+    codes, scales = quantize_blockwise(torch.ones(300))
+    with pytest.raises(ValueError, match=words):
+        call(codes, scales)
