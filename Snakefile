@@ -74,7 +74,7 @@ try:
                 JOBS[run.spec.path].check(run.spec, "slurm")
     for folder in ("corpora", "logs", Path(PROFILE).stem):
         check_folder(Path("results", folder))
-    for path in {run.spec.path for run in PLAN}:
+    for path in dict.fromkeys(run.spec.path for run in PLAN):
         check_folder(Path("results/runs", path))
         # Snakemake then makes them again: from training/ where that is whole.
         for damaged in RunFolder(Path("results/runs", path)).set_aside_damaged():

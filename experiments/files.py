@@ -105,16 +105,20 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path, last: int = 0) -> list[dict[str, Any]]:
     """Return the JSON objects in a file of lines; none where it cannot be read.
 
     What is not an object is left out: half a line of a killed process, or what a power cut left.
+
+    Args:
+        path: the file.
+        last: only its last so many lines are read; all of them where it is 0.
     """
     try:
         content = path.read_bytes()
     except OSError:
         return []
-    values = [_parsed(line) for line in content.split(b"\n")]
+    values = [_parsed(line) for line in content.splitlines()[-last:]]
     return [value for value in values if value is not None]
 
 

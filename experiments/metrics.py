@@ -31,7 +31,7 @@ class MetricsLog:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.rows: list[dict[str, float]] = [row for row in read_lines(path) if _is_row(row)]
+        self.rows: list[dict[str, float]] = [row for row in read_lines(path) if is_row(row)]
 
     def rewind(self, step: int) -> None:
         """Forget the rows after `step`, from where a run is resumed."""
@@ -51,7 +51,7 @@ class MetricsLog:
         return pd.DataFrame(self.rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 
-def _is_row(value: dict[str, Any]) -> bool:
+def is_row(value: dict[str, Any]) -> bool:
     """Tell whether a JSON object is a row of metrics; some columns may be missing."""
     return {"step", "tokens"} <= {*value} <= {*COLUMNS} and all(
         isinstance(number, int if COLUMNS[name] == "int64" else (int, float))

@@ -9,8 +9,9 @@ from statistics import median
 
 from tabulate import tabulate
 
+from experiments.files import read_lines
 from experiments.grid import PlannedRun, RunSpec
-from experiments.metrics import MetricsLog
+from experiments.metrics import is_row
 from experiments.run_folder import RunFolder
 from experiments.slurm import Queue
 
@@ -78,8 +79,8 @@ def _row(planned: PlannedRun, run: RunFolder, reasons: dict[str, str]) -> dict[s
 
 def _progress(spec: RunSpec, run: RunFolder) -> dict[str, object]:
     """Return step, loss, speed and time left of a run that is trained."""
-    rows = MetricsLog(run.training / "metrics.jsonl").rows[-_LAST_ROWS:]
-    rows = [row for row in rows if {"train_loss", "step_seconds"} <= row.keys()]
+    lines = read_lines(run.training / "metrics.jsonl", last=_LAST_ROWS)
+    rows = [row for row in lines if is_row(row) and {"train_loss", "step_seconds"} <= row.keys()]
     if not rows:
         return {}
     training, seconds = spec.training, median(row["step_seconds"] for row in rows)

@@ -1,6 +1,5 @@
 """The analysis names a damaged file and what to do with it; a damaged result counts as missing."""
 
-import pandas as pd
 import pytest
 
 from analysis.__main__ import main
@@ -76,17 +75,3 @@ def test_metrics_that_are_damaged_inside_are_named(plan, results_folder):
     path.write_bytes(content[:4] + bytes(len(content) - 8) + content[-4:])
     with pytest.raises(ConfigError, match=r"metrics.parquet is damaged: delete it, and training/"):
         read_results(read_plan(plan), results_folder)
-
-
-def test_a_summary_of_an_older_version_lacks_what_it_lacks(plan, results_folder):
-    path = results_folder / "runs" / ROWS[0]["run"] / "summary.json"
-    path.write_text('{"status": "completed"}')
-    first = read_results(read_plan(plan), results_folder).runs.iloc[0]
-    assert first["status"] == "completed"
-    assert pd.isna(first["final_val_loss"])
-    main(["all", str(_with_settings(plan))])
-
-
-def _with_settings(plan):
-    plan.with_suffix(".yaml").write_text("# none\n")
-    return plan

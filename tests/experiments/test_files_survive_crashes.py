@@ -30,6 +30,7 @@ JUNK = {
     "half a line": b'{"time": "2026-01-01T00:00:00+00:00", "event": "star',
     "half a line and more": b'{"step": 7, "tok\n',
     "NULs": b"\0" * 512,
+    "NULs in a line": b'{"event": \0\0\0\0\n',
     "not UTF-8": b'{"event": "started\xff"}\n',
     "a list": b'[{"event": "started", "step": 2}]\n',
     "a number": b"12",
