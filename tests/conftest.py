@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import settings
 
 from experiments.config import load_profile
 from experiments.corpus import build
 from experiments.grid import plan
+
+settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
+settings.load_profile("untimed")
 
 # As the pipeline trains: one thread a run. It also keeps tests quick beside other work.
 torch.set_num_threads(1)

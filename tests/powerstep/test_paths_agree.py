@@ -97,7 +97,7 @@ def test_compiled_agrees_for_every_kind_of_exponent(beta, maximize):
     block_size=st.sampled_from([1, 32, 33, 128]),
     beta=st.sampled_from([0.1, 0.3]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_shapes_agree_on_all_paths(shapes, dtype, precision, block_size, beta):
     arguments = {"state_precision": precision, "block_size": block_size, "beta": beta}
     shapes = [tuple(shape) for shape in shapes]

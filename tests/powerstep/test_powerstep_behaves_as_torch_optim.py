@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
@@ -364,7 +364,6 @@ def test_every_optimizer_resumes_bit_for_bit(optimizer_class):
     dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
     block_size=st.sampled_from([1, 5, 16, 128]),
 )
-@settings(deadline=None)
 def test_the_state_of_any_shape_survives_saving(shape, precision, dtype, block_size):
     generator = torch.Generator().manual_seed(0)
     param = nn.Parameter(torch.randn(shape, generator=generator).to(dtype))
