@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.frames import ENDED, Results, provenance, read_memory, read_table
+from analysis.frames import ENDED, Results, provenance, read_table
 from analysis.losses import best_lr, by_seed
 from analysis.reference import load_reference
 from analysis.statistics import MARGIN
@@ -96,7 +96,7 @@ def claim_1(results: Results) -> Iterator[Finding]:
 
 def claim_2(results: Results) -> Iterator[Finding]:
     """Return the ratio of state memory to AdamW's, counted on each published model."""
-    memory = read_memory(results.folder).pivot(
+    memory = read_table(results.folder / "memory.csv").pivot(
         index="model", columns="optimizer", values="state_bytes"
     )
     memory = memory.loc[[name for name in load_reference()["models"] if name in memory.index]]
@@ -434,7 +434,7 @@ def _collapses(runs: pd.DataFrame, finding: Finding, optimizer: str) -> Iterator
 def _table_1(results: Results) -> Finding:
     """Return how far our count of state is from table 1's, counted in the same way."""
     published = pd.DataFrame(load_reference()["state_mib_per_device"]).stack()
-    memory = read_memory(results.folder)
+    memory = read_table(results.folder / "memory.csv")
     ours = memory.set_index(["optimizer", "model"])["mib_per_device_as_paper"]
     # Both as they are printed, in tenths, whose differences are not exact in binary.
     difference = (ours.reindex(published.index).round(1) - published).abs().dropna()

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from analysis.frames import Results, read_memory
+from analysis.frames import Results, read_table
 from analysis.reference import load_reference
 from analysis.text import number
 
@@ -18,7 +18,7 @@ def state_memory_per_device(results: Results) -> tuple[pd.DataFrame, pd.DataFram
     are counted; the whole model stands beside it.
     """
     published = load_reference()["state_mib_per_device"]
-    memory = read_memory(results.folder)
+    memory = read_table(results.folder / "memory.csv")
     numbers = memory[memory["model"].isin(published)].copy()
     numbers["paper"] = [published[row.model].get(row.optimizer) for row in numbers.itertuples()]
     columns = {}
@@ -64,7 +64,7 @@ def layouts(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     Beside it, the optimizer state of a device in MiB, where each copy of the model holds its own.
     """
-    counted = read_memory(results.folder)
+    counted = read_table(results.folder / "memory.csv")
     state = counted.pivot(index="model", columns="optimizer", values="mib_per_device_replicated")
     state = state.reindex(columns=list(_OF_TABLE_1))
     memory = counted.drop_duplicates("model").set_index("model")

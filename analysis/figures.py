@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from analysis import canvas
 from analysis.catalogue import Artefact
 from analysis.curves import loss_curves, loss_over_cost
-from analysis.frames import Results, read_memory, read_table
+from analysis.frames import Results, read_table
 from analysis.looks import look, sequence
 from analysis.summaries import loss_over_lr, loss_over_state
 
@@ -56,7 +56,7 @@ def state_memory(results: Results) -> tuple[Figure, pd.DataFrame]:
 
     One that could not be counted has no bar, and is marked.
     """
-    memory = read_memory(results.folder)
+    memory = read_table(results.folder / "memory.csv")
     data = memory[memory["model"] == _MEMORY_MODEL].copy()
     data["bytes_per_parameter"] = data["state_bytes"] / data["parameters"]
     data = data.sort_values("bytes_per_parameter", kind="stable")

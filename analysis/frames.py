@@ -55,12 +55,10 @@ class Results:
         return Results(self.folder, runs, self.metrics[self.metrics["run"].isin(runs["run"])])
 
 
-def read_table(path: Path, **options: Any) -> pd.DataFrame:
+def read_table(path: Path) -> pd.DataFrame:
     """Read a CSV that a rule wrote.
 
-    Args:
-        path: the file.
-        options: of pandas.read_csv.
+    A name such as 007, 1e3 or NA stays what it is; in other columns an empty cell is NaN.
 
     Raises:
         FileError: it is missing or damaged.
@@ -68,7 +66,13 @@ def read_table(path: Path, **options: Any) -> pd.DataFrame:
     content = path.read_bytes() if path.exists() else b""
     try:
         if content.endswith(b"\n") and b"\0" not in content:  # nothing is cut off at its end
-            return pd.read_csv(BytesIO(content), **options)
+            columns = pd.read_csv(BytesIO(content), nrows=0).columns
+            return pd.read_csv(
+                BytesIO(content),
+                dtype=dict.fromkeys(_NAMES, str),
+                keep_default_na=False,
+                na_values={name: [""] for name in columns if name not in _NAMES},
+            )
     except ValueError:  # pandas' own errors and that of UTF-8 are such
         pass
     what = "is damaged: delete it, and" if path.exists() else "is missing:"
@@ -77,17 +81,7 @@ def read_table(path: Path, **options: Any) -> pd.DataFrame:
 
 def read_plan(path: Path) -> list[Row]:
     """Return the rows of a plan (experiments.grid.PlannedRun.row)."""
-    return _read_named(path).to_dict("records")
-
-
-def read_memory(folder: Path) -> pd.DataFrame:
-    """Return `memory.csv` of `results/` (experiments.memory.write_memory)."""
-    return _read_named(folder / "memory.csv")
-
-
-def _read_named(path: Path) -> pd.DataFrame:
-    """Read a CSV in which a name such as 007, 1e3 or NA stays what it is."""
-    return read_table(path, converters=dict.fromkeys(_NAMES, str))
+    return read_table(path).to_dict("records")
 
 
 def read_results(rows: Iterable[Row], folder: Path) -> Results:

@@ -10,7 +10,7 @@ import pytest
 from analysis.__main__ import main
 from analysis.catalogue import figures, tables
 from analysis.claims import find
-from analysis.frames import read_memory, read_plan, read_results
+from analysis.frames import read_plan, read_results, read_table
 from analysis.tables import loss_by_value, losses, make_table, time_to_target, write_table
 from analysis.text import number
 from experiments.settings import ConfigError
@@ -54,7 +54,7 @@ def test_memory_is_read_as_it_was_written(results_folder, name):
     write_studies(results_folder)
     path = results_folder / "memory.csv"
     path.write_text(path.read_text().replace("PowerStep int8", name).replace("qwen3-32b", name))
-    memory = read_memory(results_folder)
+    memory = read_table(results_folder / "memory.csv")
     assert set(memory["model"]) == {"gpt2-small", name}
     assert set(memory["label"]) == {"AdamW", "PowerStep", name}
     assert np.issubdtype(memory["state_bytes"].dtype, np.number)
