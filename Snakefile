@@ -7,6 +7,8 @@ as results/laptop/figures/fig3a.pdf, trains only the runs it shows. `snakemake s
 from the runs that are done, and marks the others as missing.
 """
 
+import codecs
+import locale
 import os
 import re
 import shlex
@@ -14,6 +16,8 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)
+# Logs are written in what both UTF-8 and the locale's encoding can read, and Snakemake show.
+is_utf8 = codecs.lookup(locale.getpreferredencoding(False)).name == "utf-8"
 os.environ |= {
     # The rules' commands find the packages of this checkout from any working directory.
     "PYTHONPATH": os.pathsep.join(filter(None, [workflow.basedir, os.environ.get("PYTHONPATH")])),
@@ -21,7 +25,7 @@ os.environ |= {
     # of matplotlib, which Lightning imports too.
     "MATPLOTLIBRC": str(Path(workflow.basedir, "analysis", "style.mplstyle")),
     "MPLBACKEND": "agg",
-    "PYTHONIOENCODING": "utf-8:backslashreplace",  # logs are UTF-8 in any locale
+    "PYTHONIOENCODING": f"{'utf-8' if is_utf8 else 'ascii'}:backslashreplace",
 }
 # A character that the terminal lacks ends no run that went well.
 sys.stdout.reconfigure(errors="backslashreplace")
