@@ -83,9 +83,14 @@ def loss_over_state(results: Results) -> tuple[Figure, pd.DataFrame]:
             markerfacecolor=style["color"] if row.protocol == "shared lr" else "white",
         )
     sizes = data["state_bytes_per_parameter"].dropna()
+    least = sizes[sizes > 0].min() if sizes.any() else 1.0
     if len(sizes):
-        axis.set_xscale("log", base=2)
-        axis.set_xlim(sizes.min() / 2.5, sizes.max() * 1.3)
+        if sizes.all():
+            axis.set_xscale("log", base=2)
+            axis.set_xlim(least / 2.5, sizes.max() * 1.3)
+        else:  # an optimizer without state; below the others' least the scale is linear
+            axis.set_xscale("symlog", base=2, linthresh=least)
+            axis.set_xlim(-least, max(sizes.max(), least) * 1.3)
         means = data["mean"].dropna()
         if len(means):
             margin = 0.1 * (means.max() - means.min()) or 0.1
@@ -100,7 +105,7 @@ def loss_over_state(results: Results) -> tuple[Figure, pd.DataFrame]:
     placed = placed.drop_duplicates("optimizer")
     # Labels of sizes that are nearly the same stand in one column, or they would overlap. The last
     # column has its labels outside; there is more room before a column than behind it.
-    column = np.log2(placed["state_bytes_per_parameter"]).round()
+    column = np.log2(placed["state_bytes_per_parameter"].clip(lower=least / 4)).round()
     for size, cells in placed.groupby(column):
         labels = [(row.mean, row.label, look(row.optimizer)["color"]) for row in cells.itertuples()]
         is_last = size == column.max()

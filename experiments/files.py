@@ -76,7 +76,7 @@ def locked(path: Path) -> Iterator[None]:
         FileError: the file cannot be opened, or its file system has no locks.
     """
     with _writing(path):
-        file = path.open("w")
+        file = path.open("w", encoding="utf-8")
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -101,7 +101,7 @@ def _number(loss: float | None) -> str:
 def _has_launcher(run: RunFolder) -> bool:
     """Tell whether a launcher sees to the run: it holds a lock while it lives."""
     try:
-        with (run.path / "launcher.lock").open() as file:
+        with (run.path / "launcher.lock").open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -133,6 +133,19 @@ def test_the_trade_off_is_of_measured_bytes(results):
         assert shared.loc[optimizer, "state_bytes_per_parameter"] == STATE[optimizer]
 
 
+@pytest.mark.parametrize("without", [["powerstep"], ["adamw", "powerstep"]])
+def test_an_optimizer_without_state_has_a_place_in_the_trade_off(results, without):
+    found = results()
+    found.runs.loc[found.runs["optimizer"].isin(without), "state_bytes"] = 0
+    figure, data = loss_over_state(found)
+    (axis,) = figure.axes
+    low, high = axis.get_xlim()
+    assert np.all(data["state_bytes_per_parameter"].between(low, high, inclusive="neither"))
+    figure.canvas.draw()
+    box = figure.get_tightbbox(figure.canvas.get_renderer())  # of all labels too, in inches
+    assert box.width < 2 * canvas.PAGE_WIDTH
+
+
 def test_figure_1_is_the_formula():
     figure, data = transform(None)
     for beta, line in data.groupby("beta"):
