@@ -11,6 +11,7 @@ from hypothesis import settings
 
 from experiments.config import load_profile
 from experiments.corpus import build
+from experiments.data import TokenBatches
 from experiments.grid import plan
 
 settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
@@ -66,6 +67,23 @@ def profile_values(text_file, **training):
 def all_tokens(stream):
     """Return every token of a part of a corpus."""
     return stream.windows(np.array([0]), len(stream))[0]
+
+
+def train_until_power_cut(spec, corpus, folder):
+    """Train a run up to its ninth step, in which the power fails."""
+    from experiments.training import train  # other tests do without Lightning
+
+    whole_batch = TokenBatches.train
+
+    def power_cut(self, seed, step, batch_size):
+        if step == 9:
+            raise RuntimeError("power cut")
+        return whole_batch(self, seed, step, batch_size)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TokenBatches, "train", power_cut)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train(spec, corpus, folder)
 
 
 def write_profile(path: Path, values) -> Path:

@@ -5,6 +5,7 @@ import pytest
 from analysis.reference import load_reference
 from experiments.config import CONFIG_DIR, load_profile, profile_names
 from experiments.grid import RunSpec, plan
+from experiments.source_code import source_sha256
 from tests.conftest import profile_values, write_profile
 
 
@@ -100,35 +101,81 @@ def test_changing_one_optimizer_changes_only_its_runs(paths):
     assert paths(relabel) == before
 
 
+OWN_CODE = {
+    "mine_optimizer.py": "import torch, data, mine_helper\nclass Mine(torch.optim.SGD): ...\n",
+    "mine_helper.py": "RATE = 1\n",
+    "mine_folder/optimizer.py": "from .inner import rate\nfrom mine_optimizer import Mine\n",
+    "mine_folder/inner/rate.py": "RATE = 1\n",
+    "mine_package/__init__.py": "def make():\n    from .deep.optimizer import Mine\n",
+    "mine_package/deep/__init__.py": "",
+    "mine_package/deep/optimizer.py": "from ..common import *\nfrom . import sibling\n",
+    "mine_package/deep/sibling.py": "",
+    "mine_package/common.py": "",
+    "mine_package/other.py": "import mine_optimizer\n",
+    "data/texts.txt": "of no module",
+}
+
+
 @pytest.fixture
-def own_class(tmp_path, monkeypatch):
-    """Write a module with an optimizer, and what it imports; return their folder."""
+def own_code(tmp_path, monkeypatch):
+    """Write modules and packages of a user's, some without __init__.py; return their folder."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine_helper.py").write_text("RATE = 1\n")
-    (tmp_path / "mine_optimizer.py").write_text(
-        "import torch\nimport mine_helper\nclass Mine(torch.optim.SGD):\n    pass\n"
-    )
-    (tmp_path / "unrelated.py").write_text("")
+    for name, content in OWN_CODE.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
     return tmp_path
 
 
 @pytest.mark.parametrize(
-    ("edited", "is_another"),
-    [("mine_optimizer.py", True), ("mine_helper.py", True), ("unrelated.py", False)],
+    ("class_path", "files"),
+    [
+        ("mine_optimizer.Mine", {"mine_optimizer.py", "mine_helper.py"}),
+        (
+            "mine_folder.optimizer.Mine",
+            {"mine_folder/optimizer.py", "mine_folder/inner/rate.py"}
+            | {"mine_optimizer.py", "mine_helper.py"},
+        ),
+        (
+            "mine_package.Mine",
+            {"mine_package/__init__.py", "mine_package/common.py"}
+            | {f"mine_package/deep/{name}.py" for name in ("__init__", "optimizer", "sibling")},
+        ),
+    ],
 )
-def test_an_edit_of_the_users_own_class_changes_its_runs_alone(
-    paths, own_class, edited, is_another
-):
+def test_the_code_of_an_optimizer_is_its_module_and_what_that_imports(own_code, class_path, files):
+    before = source_sha256(class_path)
+    for name in OWN_CODE:
+        with (own_code / name).open("a") as file:
+            file.write("\n# another line\n")
+        assert (source_sha256(class_path) != before) == (name in files), name
+        before = source_sha256(class_path)
+
+
+def test_code_that_moved_is_the_same(own_code, tmp_path_factory, monkeypatch):
+    before = source_sha256("mine_folder.optimizer.Mine")
+    moved = tmp_path_factory.mktemp("elsewhere") / "deeper"
+    own_code.rename(moved)
+    monkeypatch.chdir(moved)
+    assert source_sha256("mine_folder.optimizer.Mine") == before
+
+
+@pytest.mark.parametrize(
+    "class_path", ["torch.optim.AdamW", "powerstep.PowerStep", "nosuch.Mine", "__main__.Mine"]
+)
+def test_installed_code_is_not_read(class_path):
+    assert source_sha256(class_path) is None
+
+
+def test_an_edit_of_the_users_own_class_changes_its_runs_alone(paths, own_code):
     def add(values):
         mine = {"label": "Mine", "class": "mine_optimizer.Mine", "source": "me"}
         values["optimizers"] = {"mine": mine}
         values["experiments"]["comparison"]["optimizers"].append("mine")
 
     before = paths(add)
-    with (own_class / edited).open("a") as file:
+    with (own_code / "mine_optimizer.py").open("a") as file:
         file.write("# another line\n")
-    changed = {path.split("/")[1] for path in before ^ paths(add)}
-    assert changed == ({"mine"} if is_another else set())
+    assert {path.split("/")[1] for path in before ^ paths(add)} == {"mine"}
 
 
 def test_a_run_that_two_experiments_need_is_one_run(paths):

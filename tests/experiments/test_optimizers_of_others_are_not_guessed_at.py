@@ -12,13 +12,12 @@ from experiments import memory
 from experiments.check import check_runs
 from experiments.checkpoint_file import CheckpointFile
 from experiments.config import OptimizerSettings, lines_named, load_profile
-from experiments.data import TokenBatches
 from experiments.grid import OptimizerSpec, optimizer_spec, plan
 from experiments.models import build_model
 from experiments.optimizers import build_optimizer, state_bytes
 from experiments.settings import ConfigError
 from experiments.training import train
-from tests.conftest import profile_values, write_profile
+from tests.conftest import profile_values, train_until_power_cut, write_profile
 from tests.experiments import optimizers_of_others as others
 
 OTHERS = others.__name__
@@ -60,21 +59,11 @@ def metrics(folder):
     ],
 )
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
-    run_of, tiny_corpus, tmp_path, monkeypatch, name, training
+    run_of, tiny_corpus, tmp_path, name, training
 ):
     run = run_of(name, **training)
     train(run, tiny_corpus, tmp_path / "whole")
-    whole_batch = TokenBatches.train
-
-    def power_cut(self, seed, step, batch_size):
-        if step == 9:
-            raise RuntimeError("power cut")
-        return whole_batch(self, seed, step, batch_size)
-
-    monkeypatch.setattr(TokenBatches, "train", power_cut)
-    with pytest.raises(RuntimeError, match="power cut"):
-        train(run, tiny_corpus, tmp_path / "cut")
-    monkeypatch.undo()
+    train_until_power_cut(run, tiny_corpus, tmp_path / "cut")
     train(run, tiny_corpus, tmp_path / "cut")
     pd.testing.assert_frame_equal(
         metrics(tmp_path / "cut"), metrics(tmp_path / "whole"), check_exact=True

@@ -22,7 +22,7 @@ from experiments.metrics import COLUMNS
 from experiments.models import build_model
 from experiments.tokens import read_tokens
 from experiments.training import train
-from tests.conftest import all_tokens
+from tests.conftest import all_tokens, train_until_power_cut
 
 TIMES = ["step_seconds", "optimizer_seconds"]
 ENTRIES = load_profile("laptop").optimizers
@@ -108,21 +108,11 @@ def test_the_update_is_measured(spec, tiny_corpus, tmp_path):
 
 @pytest.mark.parametrize("optimizer", ENTRIES)
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
-    optimizer, spec, tiny_corpus, tmp_path, monkeypatch
+    optimizer, spec, tiny_corpus, tmp_path
 ):
     run = spec(optimizer)
     train(run, tiny_corpus, tmp_path / "whole")
-    whole_batch = TokenBatches.train
-
-    def power_cut(self, seed, step, batch_size):
-        if step == 9:
-            raise RuntimeError("power cut")
-        return whole_batch(self, seed, step, batch_size)
-
-    monkeypatch.setattr(TokenBatches, "train", power_cut)
-    with pytest.raises(RuntimeError, match="power cut"):
-        train(run, tiny_corpus, tmp_path / "cut")
-    monkeypatch.undo()
+    train_until_power_cut(run, tiny_corpus, tmp_path / "cut")
     lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["step"] == 9  # one step past the checkpoint of step 8
     train(run, tiny_corpus, tmp_path / "cut")
