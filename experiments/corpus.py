@@ -11,7 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from experiments.corpus_settings import CorpusSettings
-from experiments.files import FileError, atomic, read_object
+from experiments.files import FileError, atomic, file_sha256, read_object
 from experiments.settings import ConfigError
 from experiments.sources import documents
 
@@ -192,7 +192,7 @@ def _existing(tokenizer: Tokenizer, texts: list[str], folder: Path, number: int)
         return None
     if not path.exists():
         return None
-    is_whole = _sha256_of_all([path]) == shard.sha256
+    is_whole = file_sha256(path) == shard.sha256
     is_same = (shard.text_sha256, shard.tokenizer_sha256) == _made_of(tokenizer, texts)
     return shard if is_whole and is_same else None
 

@@ -10,7 +10,7 @@ _Package = Annotated[str, Field(pattern=r"^\w+$")]
 
 
 class _Corpus(Settings):
-    # Fields that say where text and tokenizer lie. A corpus is told by what was found there
+    # Fields that say where text and tokenizer lie. The content found there identifies a corpus
     # (experiments.sources.fingerprint), so that moving it trains nothing anew.
     places: ClassVar[frozenset[str]] = frozenset({"tokenizer"})
 

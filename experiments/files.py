@@ -1,6 +1,7 @@
 """Reading and writing files that a crash, a full disk or another process may interrupt."""
 
 import fcntl
+import hashlib
 import json
 import os
 import secrets
@@ -128,6 +129,12 @@ def read_object(path: Path) -> dict[str, Any] | None:
         return _parsed(path.read_bytes())
     except OSError:
         return None
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_whole_parquet(path: Path) -> bool:

@@ -9,6 +9,8 @@ from contextlib import suppress
 from importlib.machinery import PathFinder
 from pathlib import Path
 
+from experiments.files import file_sha256
+
 _ROOT = Path(__file__).resolve().parents[1]
 _OWN = ("experiments", "powerstep")  # their commit is in each run's provenance
 _INSTALLED = {"site-packages", "dist-packages"}  # folders of any environment, or of the system
@@ -33,7 +35,7 @@ def source_sha256(class_path: str) -> str | None:
         return None
     digest = hashlib.sha256()
     for name, path in sorted(_modules(module, folder).items()):
-        digest.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+        digest.update(f"{name} {file_sha256(path)}\n".encode())
     return digest.hexdigest()
 
 
@@ -47,8 +49,12 @@ def _folder_of(top: str) -> Path | None:
         return None
     places = [*(spec.submodule_search_locations or []), spec.origin]  # of a package, its folder
     folder = Path(places[0]).resolve().parent
-    is_installed = _INSTALLED.intersection(folder.parts) or folder.is_relative_to(_STANDARD)
-    return None if is_installed else folder
+    return None if is_installed(folder) else folder
+
+
+def is_installed(path: Path) -> bool:
+    """Tell whether a path is in the standard library or in a folder of installed packages."""
+    return bool(_INSTALLED.intersection(path.parts)) or path.resolve().is_relative_to(_STANDARD)
 
 
 def _modules(module: str, folder: Path) -> dict[str, Path]:

@@ -18,6 +18,7 @@ from experiments.corpus_settings import (
     HuggingFaceCorpus,
     TextCorpus,
 )
+from experiments.files import file_sha256
 from experiments.settings import ConfigError
 
 SHORTEST_DOCSTRING = 100  # characters; below it stand one-liners that repeat the function's name
@@ -27,8 +28,8 @@ DOCUMENT_LENGTH = 100_000  # characters at which a long text file is cut
 def fingerprint(name: str, settings: CorpusSettings) -> dict[str, str]:
     """Return what tells one state of a corpus's sources from another: content, not places.
 
-    Files are told by their sha256, so that the same files elsewhere are the same corpus; names of
-    the Hugging Face hub, which is not asked, by themselves and the revision that the settings name.
+    Files are identified by their sha256, so that the same files elsewhere are the same corpus. A
+    name on the Hugging Face hub, which is not asked, stands for itself, with its revision.
 
     Raises:
         ConfigError: a package is not installed, or a file is missing, empty or not UTF-8.
@@ -119,16 +120,15 @@ def _docstring_content(name: str, settings: DocstringCorpus) -> str:
     for package in settings.packages:
         recorded = _recorded(package)
         for file, path in _modules(name, package, settings).items():
-            sha256 = recorded.get((path, path.stat().st_size)) or _file_sha256(path)
+            sha256 = recorded.get((path, path.stat().st_size)) or file_sha256(path)
             content.append(f"{file} {sha256}")
     return _sha256_of(content)
 
 
 def _recorded(package: str) -> dict[tuple[Path, int | None], str]:
-    """Return the sha256 of each file and size that the installer of a package wrote down.
+    """Return the sha256 that the installer of a package recorded, by file and size.
 
-    It is there without reading the file: a package has a thousand of them, and this is done each
-    time a profile is read.
+    This saves reading a thousand files a package each time a profile is read.
     """
     try:
         files = importlib.metadata.files(package) or []
@@ -144,10 +144,10 @@ def _recorded(package: str) -> dict[tuple[Path, int | None], str]:
 def _folder_content(path: Path) -> str:
     """Return a sha256 of the names and contents of a folder's files, or of a single file."""
     if path.is_file():
-        return _file_sha256(path)
+        return file_sha256(path)
     files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
     seen = [file for file in files if not any(part.startswith(".") for part in Path(file).parts)]
-    return _sha256_of(f"{file} {_file_sha256(files[file])}" for file in sorted(seen))
+    return _sha256_of(f"{file} {file_sha256(files[file])}" for file in sorted(seen))
 
 
 def _tokenizer_content(name: str, tokenizer: str) -> str:
@@ -155,7 +155,7 @@ def _tokenizer_content(name: str, tokenizer: str) -> str:
         return tokenizer
     if not Path(tokenizer).is_file():
         raise ConfigError(f"datasets.{name}.tokenizer is {tokenizer!r}, but no such file exists")
-    return _file_sha256(Path(tokenizer))
+    return file_sha256(Path(tokenizer))
 
 
 def _pieces(text: str) -> Iterator[str]:
@@ -210,7 +210,7 @@ def _paths(name: str, settings: TextCorpus) -> list[Path]:
 
 
 def _text_files(name: str, settings: TextCorpus) -> dict[str, Path]:
-    """Return by its sha256 each text once: patterns may overlap, and files be links or copies.
+    """Return each distinct text once, by its sha256: patterns may overlap, files may be copies.
 
     A text that is read twice would be trained on and validated on.
     """
@@ -231,11 +231,6 @@ def _text_files(name: str, settings: TextCorpus) -> dict[str, Path]:
             f"datasets.{name}.files has {str(path)!r}, which is empty: it must hold text"
         )
     return found
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sha256_of(lines: Iterable[str]) -> str:

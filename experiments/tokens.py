@@ -1,12 +1,11 @@
 """The tokens of a corpus, read through memmaps of its shards as if they were one array."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 
 from experiments.corpus import CorpusFacts, read_facts
-from experiments.files import FileError
+from experiments.files import FileError, file_sha256
 
 
 class TokenStream:
@@ -79,9 +78,8 @@ def verify(folder: Path) -> CorpusFacts:
     read_tokens(folder)
     for shard in facts.shards:
         path = folder / shard.file
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
-                raise FileError(_damaged(folder, path, f"must have the sha256 {shard.sha256}"))
+        if file_sha256(path) != shard.sha256:
+            raise FileError(_damaged(folder, path, f"must have the sha256 {shard.sha256}"))
     return facts
 
 

@@ -1,6 +1,5 @@
 """Errors of classes that users name in their settings, told in one sentence."""
 
-import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,9 +7,9 @@ from textwrap import shorten
 from traceback import walk_tb
 
 from experiments.settings import ConfigError
+from experiments.source_code import is_installed
 
 _LONGEST = 300  # characters of a message; torch's may have a stack of C++
-_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 _PROJECT = str(Path(__file__).parent)
 
 
@@ -52,7 +51,7 @@ def _place(error: BaseException, class_path: str) -> str:
     module = class_path.rpartition(".")[0]
     for frame, line in reversed(list(walk_tb(error.__traceback__))):
         file = frame.f_code.co_filename
-        is_other = file.startswith(("<", _PROJECT, *_LIBRARIES))
+        is_other = file.startswith(("<", _PROJECT)) or is_installed(Path(file))
         if f"{frame.f_globals.get('__name__')}.".startswith(f"{module}.") or not is_other:
             return f" ({Path(file).name}, line {line})"
     return ""
