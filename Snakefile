@@ -33,15 +33,15 @@ sys.stdout.reconfigure(errors="backslashreplace")
 from snakemake.utils import update_config
 
 from analysis.catalogue import figures, tables
-from experiments.cluster import parse_cluster
-from experiments.config import CONFIG_DIR, lines_named, load_profile
+from experiments.launch.slurm.settings import parse_cluster
+from experiments.plan.profile import CONFIG_DIR, lines_named, load_profile
 from experiments.files import check_folder, make_folder
-from experiments.gpus import visible_gpus
-from experiments.grid import digest, plan
-from experiments.options import Options
-from experiments.run_folder import RunFolder
+from experiments.launch.gpus import visible_gpus
+from experiments.plan.grid import digest, plan
+from experiments.plan.options import Options
+from experiments.runs.folder import RunFolder
 from experiments.settings import ConfigError, parse
-from experiments.slurm import check_cluster
+from experiments.launch.slurm.jobs import check_cluster
 from experiments.yaml_loader import read_yaml
 
 try:

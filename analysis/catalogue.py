@@ -1,7 +1,7 @@
 """Which figures and tables a plan gives, and which of its runs each of them shows.
 
 The one list of their names: the Snakefile asks it what to make and what that needs, the analysis
-asks it what to draw. It reads plain rows (experiments.grid.PlannedRun.row) and imports neither
+asks it what to draw. It reads plain rows (PlannedRun.row) and imports neither
 torch nor pandas, so that planning stays quick.
 """
 

@@ -11,8 +11,8 @@ import pandas as pd
 from analysis.catalogue import Artefact, Row
 from analysis.text import number
 from experiments.files import FileError, atomic
-from experiments.metrics import COLUMNS
-from experiments.run_folder import RunFolder
+from experiments.runs.folder import RunFolder
+from experiments.runs.metrics import COLUMNS
 
 # Columns that hold names: text, whatever it looks like.
 _NAMES = [
@@ -37,11 +37,11 @@ class Results:
 
     Args:
         folder: `results/`, which holds `runs/` and the studies.
-        runs: one row a planned run: its columns in the plan (experiments.grid.PlannedRun.row), and
+        runs: one row a planned run: its columns in the plan (PlannedRun.row), and
             those of its summary.json. `status` is completed, diverged, failed, timeout, or missing
             where a run has not ended; the summary's columns are NaN there.
         metrics: one row a logged step of each run that completed or diverged: `run`, step,
-            train_loss, val_loss, … (experiments.metrics).
+            train_loss, val_loss, … (experiments.runs.metrics).
     """
 
     folder: Path
@@ -80,7 +80,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def read_plan(path: Path) -> list[Row]:
-    """Return the rows of a plan (experiments.grid.PlannedRun.row)."""
+    """Return the rows of a plan (PlannedRun.row)."""
     return read_table(path).to_dict("records")
 
 

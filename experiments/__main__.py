@@ -10,10 +10,10 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from experiments.config import lines_named, load_profile
 from experiments.files import atomic
-from experiments.gpus import own_gpu
-from experiments.grid import Corpus, RunSpec, dump_used, plan
+from experiments.launch.gpus import own_gpu
+from experiments.plan.grid import Corpus, RunSpec, dump_used, plan
+from experiments.plan.profile import lines_named, load_profile
 from experiments.settings import ConfigError
 
 
@@ -91,7 +91,7 @@ def _add_run(command: argparse.ArgumentParser) -> None:
 
 def run_corpus(options: argparse.Namespace) -> None:
     """Build a corpus."""
-    from experiments.corpus import build
+    from experiments.corpus.build import build
 
     corpus = Corpus.model_validate_json(options.spec)
     facts = build(corpus.name, corpus.settings, options.folder)
@@ -100,7 +100,7 @@ def run_corpus(options: argparse.Namespace) -> None:
 
 def run_plan(options: argparse.Namespace) -> None:
     """Check what needs the corpora and the optimizers' classes, then write the list of runs."""
-    from experiments.check import check_runs
+    from experiments.plan.preflight import check_runs
 
     with lines_named(options.profile):
         profile = load_profile(options.profile)
@@ -126,7 +126,7 @@ def run_train(options: argparse.Namespace) -> None:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # before torch is there
         import torch
 
-        from experiments.training import train
+        from experiments.training.train import train
 
         torch.set_num_threads(options.threads)
         spec = RunSpec.model_validate_json(options.spec)
@@ -136,21 +136,21 @@ def run_train(options: argparse.Namespace) -> None:
 
 def run_launch(options: argparse.Namespace) -> None:
     """Have a run trained, and print how it ended."""
-    from experiments.launch import launch
-    from experiments.run_folder import RunFolder
+    from experiments.launch.launch import launch
+    from experiments.runs.folder import RunFolder
 
     spec, run = RunSpec.model_validate_json(options.spec), RunFolder(options.folder)
     if options.job:
-        from experiments.cluster import JobSettings
-        from experiments.launch_on_slurm import SlurmLauncher
-        from experiments.slurm import Queue
-        from experiments.task import TrainingTask
+        from experiments.launch.slurm.jobs import Queue
+        from experiments.launch.slurm.launcher import SlurmLauncher
+        from experiments.launch.slurm.settings import JobSettings
+        from experiments.launch.slurm.task import TrainingTask
 
         job = JobSettings.model_validate_json(options.job)
         task = TrainingTask(spec, options.corpus, run, job, options.tensorboard)
         train = SlurmLauncher(task, Queue(options.queue)).train
     else:
-        from experiments.launch_here import train_here
+        from experiments.launch.here import train_here
 
         train = partial(train_here, spec, options.corpus, run, options.threads, options.tensorboard)
     print(launch(run, train))
@@ -158,16 +158,16 @@ def run_launch(options: argparse.Namespace) -> None:
 
 def run_record_failure(options: argparse.Namespace) -> None:
     """Write summary and metrics of a run that failed."""
-    from experiments.failure import record_failure
-    from experiments.run_folder import RunFolder
+    from experiments.runs.folder import RunFolder
+    from experiments.runs.logs import record_failure
 
     record_failure(RunFolder(options.folder), options.status, options.reason, options.log)
 
 
 def run_jobs(options: argparse.Namespace) -> None:
     """Print the jobs of each model: how many, what they ask for, and one's batch script."""
-    from experiments.cluster import read_cluster
-    from experiments.slurm import describe_jobs
+    from experiments.launch.slurm.jobs import describe_jobs
+    from experiments.launch.slurm.settings import read_cluster
 
     with lines_named(options.profile, options.cluster):
         profile = load_profile(options.profile)
@@ -178,7 +178,7 @@ def run_jobs(options: argparse.Namespace) -> None:
 
 def run_status(options: argparse.Namespace) -> None:
     """Print how far every run of a profile is."""
-    from experiments.status import status
+    from experiments.launch.status import status
 
     with lines_named(options.profile):
         planned = plan(load_profile(options.profile))
@@ -187,14 +187,14 @@ def run_status(options: argparse.Namespace) -> None:
 
 def run_memory(options: argparse.Namespace) -> None:
     """Count the optimizer state of the paper's models."""
-    from experiments.memory import write_memory
+    from experiments.studies.state_memory import write_memory
 
     write_memory(options.output)
 
 
 def run_convergence(options: argparse.Namespace) -> None:
     """Measure rate and floor of convergence."""
-    from experiments.convergence import write_convergence
+    from experiments.studies.convergence import write_convergence
 
     write_convergence(options.output)
 

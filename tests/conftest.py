@@ -9,10 +9,10 @@ import torch
 import yaml
 from hypothesis import settings
 
-from experiments.config import load_profile
-from experiments.corpus import build
-from experiments.data import TokenBatches
-from experiments.grid import plan
+from experiments.corpus.batches import TokenBatches
+from experiments.corpus.build import build
+from experiments.plan.grid import plan
+from experiments.plan.profile import load_profile
 
 settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
 settings.load_profile("untimed")
@@ -71,7 +71,7 @@ def all_tokens(stream):
 
 def train_until_power_cut(spec, corpus, folder):
     """Train a run up to its ninth step, in which the power fails."""
-    from experiments.training import train  # other tests do without Lightning
+    from experiments.training.train import train  # other tests do without Lightning
 
     whole_batch = TokenBatches.train
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from analysis.__main__ import main
-from experiments.config import load_profile
-from experiments.grid import plan
+from experiments.plan.grid import plan
+from experiments.plan.profile import load_profile
 from tests.analysis import conftest
 
 

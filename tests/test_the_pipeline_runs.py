@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from experiments.run_folder import RunFolder
+from experiments.runs.folder import RunFolder
 from tests.conftest import profile_values, write_profile
 
 ROOT = Path(__file__).parent.parent

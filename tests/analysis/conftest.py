@@ -32,7 +32,7 @@ def results_folder(tmp_path: Path) -> Path:
 
 
 def planned(optimizer: str, seed: int = 0, **row: object) -> dict[str, object]:
-    """Return a row of a plan (experiments.grid.PlannedRun.row) with some of its columns changed."""
+    """Return a row of a plan (PlannedRun.row) with some of its columns changed."""
     row = {
         "experiment": "comparison",
         "model": "gpt2-pico",

@@ -13,8 +13,8 @@ from analysis.claims import find
 from analysis.frames import read_plan, read_results, read_table
 from analysis.tables import loss_by_value, losses, make_table, time_to_target, write_table
 from analysis.text import number
+from experiments.launch.status import status
 from experiments.settings import ConfigError
-from experiments.status import status
 from tests.analysis.conftest import planned, write_plan, write_run, write_studies
 
 NAMES = ["124", "007", "08", "1e3", "NA", "nan", "None", "null", "true", "inf", "1_000"]

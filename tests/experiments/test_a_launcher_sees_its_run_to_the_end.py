@@ -11,12 +11,12 @@ import pandas as pd
 import psutil
 import pytest
 
-from experiments.config import load_profile
-from experiments.failure import last_line
-from experiments.gpus import own_gpu, visible_gpus
-from experiments.grid import plan
-from experiments.run_folder import RunFolder
-from experiments.status import status
+from experiments.launch.gpus import own_gpu, visible_gpus
+from experiments.launch.status import status
+from experiments.plan.grid import plan
+from experiments.plan.profile import load_profile
+from experiments.runs.folder import RunFolder
+from experiments.runs.logs import last_line
 from tests.conftest import profile_values, write_profile
 
 
@@ -185,7 +185,9 @@ def test_status_shows_where_each_run_stands(planned, launch, results):
 
 
 def test_a_launcher_loads_neither_torch_nor_pandas():
-    modules = "experiments.launch, experiments.launch_here, experiments.launch_on_slurm"
+    modules = (
+        "experiments.launch.launch, experiments.launch.here, experiments.launch.slurm.launcher"
+    )
     program = f"import sys, {modules}; sys.exit(len({{'torch', 'pandas'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from experiments.check import check_runs
-from experiments.config import lines_named, load_profile
-from experiments.grid import plan
-from experiments.options import Options
+from experiments.plan.grid import plan
+from experiments.plan.options import Options
+from experiments.plan.preflight import check_runs
+from experiments.plan.profile import lines_named, load_profile
 from experiments.settings import ConfigError, parse
 from tests.conftest import profile_values, write_profile
 

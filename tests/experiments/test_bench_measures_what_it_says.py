@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import bench
+from experiments.studies import bench
 
 # Whole blocks of 128, and a matrix and a vector, as in a model.
 SHAPES = {"embed.weight": (64, 128), "layers.0.attn.qkv_proj": (384, 128), "layers.0.ln_1": (128,)}

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from experiments import convergence
-from experiments.convergence import draw_noise, fit, gradient, run, write_convergence
+from experiments.studies import convergence
+from experiments.studies.convergence import draw_noise, fit, gradient, run, write_convergence
 
 
 def objective(x):

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from experiments import corpus
-from experiments.corpus import build, read_facts, train_tokenizer
-from experiments.corpus_settings import HuggingFaceCorpus
+from experiments.corpus import build as corpus
+from experiments.corpus.build import build, read_facts, train_tokenizer
+from experiments.corpus.settings import HuggingFaceCorpus
+from experiments.corpus.tokens import read_tokens, verify
 from experiments.settings import ConfigError
-from experiments.tokens import read_tokens, verify
 from tests.conftest import all_tokens
 
 TEXTS = [f"Document {i} has {i * i} words of its own." for i in range(35)]

@@ -10,15 +10,15 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from experiments import sources
-from experiments.config import load_profile
-from experiments.corpus import build, read_facts
-from experiments.corpus_settings import DocstringCorpus, HuggingFaceCorpus, TextCorpus
-from experiments.data import TokenBatches, check_size
-from experiments.grid import Corpus
+from experiments.corpus import sources
+from experiments.corpus.batches import TokenBatches, check_size
+from experiments.corpus.build import build, read_facts
+from experiments.corpus.settings import DocstringCorpus, HuggingFaceCorpus, TextCorpus
+from experiments.corpus.sources import documents, fingerprint
+from experiments.corpus.tokens import read_tokens
+from experiments.plan.grid import Corpus
+from experiments.plan.profile import load_profile
 from experiments.settings import ConfigError
-from experiments.sources import documents, fingerprint
-from experiments.tokens import read_tokens
 from tests.conftest import TEXT, all_tokens
 
 

@@ -11,17 +11,17 @@ from contextlib import contextmanager
 import pandas as pd
 import pytest
 
-from experiments.data import TokenBatches
-from experiments.failure import last_line, record_failure
+from experiments.corpus.batches import TokenBatches
 from experiments.files import atomic
-from experiments.history import History
-from experiments.launch import launch
-from experiments.metrics import MetricsLog
-from experiments.run_folder import RunFolder
+from experiments.launch.launch import launch
+from experiments.launch.slurm.jobs import Queue
+from experiments.launch.status import status
+from experiments.runs.folder import RunFolder
+from experiments.runs.history import History
+from experiments.runs.logs import last_line, record_failure
+from experiments.runs.metrics import MetricsLog
 from experiments.settings import ConfigError
-from experiments.slurm import Queue
-from experiments.status import status
-from experiments.training import train
+from experiments.training.train import train
 
 TIMES = ["step_seconds", "optimizer_seconds"]
 ROW = {"step": 1, "tokens": 64, "train_loss": 5.0, "lr": 1e-3, "grad_norm": 1.0}

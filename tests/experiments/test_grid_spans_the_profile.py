@@ -3,9 +3,9 @@
 import pytest
 
 from analysis.reference import load_reference
-from experiments.config import CONFIG_DIR, load_profile, profile_names
-from experiments.grid import RunSpec, plan
-from experiments.source_code import source_sha256
+from experiments.optimizers.source_code import source_sha256
+from experiments.plan.grid import RunSpec, plan
+from experiments.plan.profile import CONFIG_DIR, load_profile, profile_names
 from tests.conftest import profile_values, write_profile
 
 

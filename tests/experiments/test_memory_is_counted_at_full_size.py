@@ -4,11 +4,11 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments.config import Layout, load_profile
-from experiments.grid import optimizer_spec
-from experiments.memory import _replicated, count_state, write_memory
-from experiments.models import build_model
-from experiments.optimizers import build_optimizer, state_bytes
+from experiments.models.build import build_model
+from experiments.optimizers.build import build_optimizer, state_bytes
+from experiments.plan.grid import optimizer_spec
+from experiments.plan.profile import Layout, load_profile
+from experiments.studies.state_memory import _replicated, count_state, write_memory
 
 REGISTRY = load_profile("paper")
 

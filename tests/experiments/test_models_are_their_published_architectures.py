@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.config import load_profile
-from experiments.models import build_model
+from experiments.models.build import build_model
+from experiments.plan.profile import load_profile
 
 MODELS = load_profile("laptop").models
 NANO = ["qwen3-nano", "qwen3-moe-nano", "deepseek-nano"]

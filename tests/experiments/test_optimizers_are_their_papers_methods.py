@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.config import load_profile
-from experiments.grid import OptimizerSpec, optimizer_spec
-from experiments.model_settings import GPT2Settings
-from experiments.models import build_model
-from experiments.optimizers import build_optimizer, state_bytes
+from experiments.models.build import build_model
+from experiments.models.settings import GPT2Settings
+from experiments.optimizers.build import build_optimizer, state_bytes
+from experiments.plan.grid import OptimizerSpec, optimizer_spec
+from experiments.plan.profile import load_profile
 from experiments.settings import ConfigError
 
 LR, WEIGHT_DECAY, STEPS = 1e-2, 0.1, 12

@@ -8,15 +8,15 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import memory
-from experiments.check import check_runs
-from experiments.checkpoint_file import CheckpointFile
-from experiments.config import OptimizerSettings, lines_named, load_profile
-from experiments.grid import OptimizerSpec, optimizer_spec, plan
-from experiments.models import build_model
-from experiments.optimizers import build_optimizer, state_bytes
+from experiments.models.build import build_model
+from experiments.optimizers.build import build_optimizer, state_bytes
+from experiments.plan.grid import OptimizerSpec, optimizer_spec, plan
+from experiments.plan.preflight import check_runs
+from experiments.plan.profile import OptimizerSettings, lines_named, load_profile
 from experiments.settings import ConfigError
-from experiments.training import train
+from experiments.studies import state_memory as memory
+from experiments.training.checkpoint_file import CheckpointFile
+from experiments.training.train import train
 from tests.conftest import profile_values, train_until_power_cut, write_profile
 from tests.experiments import optimizers_of_others as others
 

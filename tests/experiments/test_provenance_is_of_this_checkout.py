@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from experiments import machine
+from experiments.runs import provenance as machine
 
 
 def git(folder, *arguments):

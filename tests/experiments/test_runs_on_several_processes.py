@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.config import load_profile
-from experiments.grid import plan
-from experiments.parallel import ALONE, Parallel
-from experiments.run_folder import RunFolder
+from experiments.plan.grid import plan
+from experiments.plan.profile import load_profile
+from experiments.runs.folder import RunFolder
 from experiments.settings import ConfigError, parse
-from experiments.training import train
+from experiments.training.parallel import ALONE, Parallel
+from experiments.training.train import train
 from tests.conftest import profile_values, write_profile
 from tests.experiments.trains_several import PowerCutError, cut_at
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from experiments.config import TrainingSettings
-from experiments.schedule import lr_factor
+from experiments.plan.profile import TrainingSettings
+from experiments.training.learning_rate import lr_factor
 
 SETTINGS = TrainingSettings(
     steps=100, warmup_steps=20, batch_size=1, context=1, lr=1.0, val_every=10, val_sequences=1

@@ -15,13 +15,13 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments.config import load_profile
-from experiments.data import TokenBatches
-from experiments.grid import OptimizerSpec
-from experiments.metrics import COLUMNS
-from experiments.models import build_model
-from experiments.tokens import read_tokens
-from experiments.training import train
+from experiments.corpus.batches import TokenBatches
+from experiments.corpus.tokens import read_tokens
+from experiments.models.build import build_model
+from experiments.plan.grid import OptimizerSpec
+from experiments.plan.profile import load_profile
+from experiments.runs.metrics import COLUMNS
+from experiments.training.train import train
 from tests.conftest import all_tokens, train_until_power_cut
 
 TIMES = ["step_seconds", "optimizer_seconds"]

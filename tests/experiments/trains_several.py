@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from experiments.data import TokenBatches
-from experiments.grid import RunSpec
-from experiments.parallel import Parallel
+from experiments.corpus.batches import TokenBatches
+from experiments.plan.grid import RunSpec
 from experiments.settings import ConfigError
-from experiments.training import train
+from experiments.training.parallel import Parallel
+from experiments.training.train import train
 
 
 class PowerCutError(RuntimeError):

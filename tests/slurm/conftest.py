@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from experiments.run_folder import RunFolder
+from experiments.runs.folder import RunFolder
 from tests.conftest import profile_values, write_profile
 
 ROOT = Path(__file__).parent.parent.parent

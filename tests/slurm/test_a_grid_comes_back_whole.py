@@ -11,7 +11,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from experiments.run_folder import RunFolder
+from experiments.runs.folder import RunFolder
 from tests.slurm.conftest import ROOT, wait_until
 
 SLURM = ("sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo", "sacct")

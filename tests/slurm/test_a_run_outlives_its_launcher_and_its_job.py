@@ -10,7 +10,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from experiments.run_folder import RunFolder
+from experiments.runs.folder import RunFolder
 from tests.slurm.conftest import ROOT, Workspace, last_step, metrics, train_here, wait_until
 
 SEEDS = itertools.count()

@@ -1,0 +1,1 @@
+"""Text sources, the tokenizer, token shards on disk, and batches of tokens."""

@@ -1,0 +1,87 @@
+"""The tokens of a corpus, read through memmaps of its shards as if they were one array."""
+
+from pathlib import Path
+
+import numpy as np
+
+from experiments.corpus.build import CorpusFacts, read_facts
+from experiments.files import FileError, file_sha256
+
+
+class TokenStream:
+    """A part of a corpus: its tokens from one place up to another.
+
+    Args:
+        shards: of the whole corpus, in order; each of one dimension.
+        start: first token.
+        stop: the one behind the last.
+    """
+
+    def __init__(self, shards: list[np.ndarray], start: int, stop: int) -> None:
+        self.shards = shards
+        self.ends = np.cumsum([len(shard) for shard in shards])
+        self.start, self.stop = start, stop
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """Return the `length` tokens from each start on, int64, shape (len(starts), length).
+
+        Args:
+            starts: places in this part, from 0 to len(self) - length.
+            length: tokens a window; a window may go on in the next shard.
+        """
+        return np.stack([self._window(self.start + int(start), length) for start in starts])
+
+    def _window(self, position: int, length: int) -> np.ndarray:
+        window = np.empty(length, dtype=np.int64)
+        filled = 0
+        first = int(np.searchsorted(self.ends, position, side="right"))
+        for shard, end in zip(self.shards[first:], self.ends[first:], strict=True):
+            offset = position + filled - (end - len(shard))
+            piece = shard[offset : offset + length - filled]
+            window[filled : filled + len(piece)] = piece
+            filled += len(piece)
+            if filled == length:
+                return window
+        raise IndexError(f"a window of {length} tokens at {position} leaves the corpus")
+
+
+def read_tokens(folder: Path) -> tuple[TokenStream, TokenStream]:
+    """Return the tokens for training and those for validation.
+
+    Raises:
+        FileError: a shard does not have the size it was written with.
+    """
+    facts = read_facts(folder)
+    shards = []
+    for shard in facts.shards:
+        path = folder / shard.file
+        expected = shard.tokens * np.dtype(facts.dtype).itemsize
+        if not path.is_file() or path.stat().st_size != expected:
+            raise FileError(_damaged(folder, path, f"must be a file of {expected} bytes"))
+        if shard.tokens:  # an empty file cannot be mapped
+            shards.append(np.memmap(path, dtype=facts.dtype, mode="r"))
+    total = facts.train_tokens + facts.val_tokens
+    train = TokenStream(shards, 0, facts.train_tokens)
+    return train, TokenStream(shards, facts.train_tokens, total)
+
+
+def verify(folder: Path) -> CorpusFacts:
+    """Return the facts of a corpus once every byte of its tokens is found to be as it was written.
+
+    Raises:
+        FileError: a shard has another sha256.
+    """
+    facts = read_facts(folder)
+    read_tokens(folder)
+    for shard in facts.shards:
+        path = folder / shard.file
+        if file_sha256(path) != shard.sha256:
+            raise FileError(_damaged(folder, path, f"must have the sha256 {shard.sha256}"))
+    return facts
+
+
+def _damaged(folder: Path, path: Path, expected: str) -> str:
+    return f"{path} is damaged: it {expected}; delete {folder / 'meta.json'}, and it is made again"

@@ -1,0 +1,1 @@
+"""Launching runs, here or on a cluster, and showing how far each one is."""

@@ -1,0 +1,52 @@
+"""Training a run on this machine, in a process of its own."""
+
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from experiments.launch.launch import Failure, Stopped
+from experiments.plan.grid import RunSpec
+from experiments.runs.folder import RunFolder
+from experiments.runs.logs import last_line
+
+_ENDING = 60  # seconds that training may take to end when it is told to
+
+
+def train_here(
+    spec: RunSpec, corpus: Path, run: RunFolder, threads: int, tensorboard: bool
+) -> Failure | None:
+    """Train a run to its end.
+
+    Args:
+        spec: everything the result depends on.
+        corpus: folder of the tokenised corpus.
+        run: where its files go.
+        threads: processor threads.
+        tensorboard: whether to write TensorBoard logs.
+
+    Returns:
+        Why it has no result, or None where it has one.
+    """
+    spec_json = spec.model_dump_json(ensure_ascii=True)  # a locale may lack some characters
+    command = [sys.executable, "-m", "experiments", "train", "--spec", spec_json]
+    command += ["--corpus", str(corpus), "--folder", str(run.training), "--threads", str(threads)]
+    command += ["--tensorboard"] * tensorboard
+    run.history.append("started")
+    log = run.path / "train.log"
+    with log.open("a", encoding="utf-8") as file:
+        began = file.tell()  # behind what earlier attempts wrote
+        process = subprocess.Popen(command, stdout=file, stderr=file)
+        try:
+            code = process.wait()
+        except Stopped:
+            run.history.append("cancelled")
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=_ENDING)
+            process.kill()
+            raise
+    if run.has_ended:
+        return None
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    return Failure("failed", f"{how}: {last_line(log, began)}", log)

@@ -1,0 +1,1 @@
+"""Launching runs as jobs of SLURM."""

@@ -1,0 +1,151 @@
+"""What a run asks of a SLURM cluster: checked key by key, with a default and a part for each model.
+
+It changes where a run is computed and not what comes out, so it is no part of a run's identity.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from experiments.settings import ConfigError, Items, LocatedError, Plain, Settings, parse
+from experiments.training.parallel import Parallel
+from experiments.yaml_loader import located, read_yaml
+
+_Text = Annotated[str, Field(min_length=1)]
+_OURS = {  # options of sbatch that other settings or the launcher give
+    *(
+        "account",
+        "cpus-per-task",
+        "error",
+        "gpus-per-node",
+        "job-name",
+        "mem",
+        "nodes",
+        "open-mode",
+    ),
+    *("ntasks-per-node", "output", "partition", "qos", "requeue", "signal", "time", "wckey"),
+}
+
+
+class JobSettings(Parallel):
+    """One run's job: what it asks for, and how long it may take."""
+
+    partition: _Text | None = Field(default=None, description="none for the cluster's default")
+    account: _Text | None = Field(default=None, description="whom the time is charged to")
+    qos: _Text | None = Field(default=None, description="quality of service")
+    cpus_per_task: int = Field(default=1, gt=0, description="processor threads of a process")
+    gpus_per_task: int = Field(default=0, ge=0, le=1, description="1 to train on GPUs")
+    memory_gb: float = Field(gt=0, description="of a node")
+    time_minutes: int = Field(
+        gt=0, description="limit of one attempt, such as 240; longer runs take several"
+    )
+    save_seconds: int = Field(
+        default=90, gt=0, description="before the limit: when a run is told to save and requeue"
+    )
+    max_attempts: int = Field(
+        default=20, gt=0, description="starts of a job, the first one and after each requeue"
+    )
+    queue_hours: float = Field(
+        default=168, gt=0, description="longest wait in the queue; then the job is given up"
+    )
+    sbatch: dict[_Text, Plain[str | int | bool]] = Field(
+        default={}, description="more options of sbatch, by their long names"
+    )
+    setup: Items[_Text] = Field(
+        default=(), description="shell commands before the run, such as module load"
+    )
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> "JobSettings":
+        if self.save_seconds >= 60 * self.time_minutes:
+            raise ValueError(
+                f"save_seconds is {self.save_seconds}, but it must be below the time limit,"
+                f" {60 * self.time_minutes} seconds"
+            )
+        for option in self.sbatch:
+            if option in _OURS:
+                raise ValueError(f"sbatch has {option!r}, but that follows from other settings")
+        return self
+
+    def __str__(self) -> str:
+        """Return what is asked for, in words."""
+        each = "1 GPU and " if self.gpus_per_task else ""
+        together = f" ({self.strategy})" if self.processes > 1 else ""
+        return (
+            f"{self.nodes} node{'s' * (self.nodes > 1)} with {self.tasks_per_node}"
+            f" process{'es' * (self.tasks_per_node > 1)}{together}, {each}{self.cpus_per_task}"
+            f" CPU{'s' * (self.cpus_per_task > 1)} each, {self.memory_gb:g} GB a node,"
+            f" {self.time_minutes} min, partition {self.partition or 'of the site'}"
+        )
+
+
+class ClusterSettings(Settings):
+    """The key `slurm` of a Snakemake configuration file."""
+
+    default: dict[str, Any] = Field(description="job settings of every model")
+    by_model: dict[str, dict[str, Any]] = Field(
+        default={}, description="job settings of a model, where they differ"
+    )
+
+    def job_of(self, model: str, sharded: bool = True) -> JobSettings:
+        """Return what a run of a model asks for.
+
+        Args:
+            model: its name.
+            sharded: whether its optimizer can step on parts of tensors. Where it cannot, each
+                process holds the whole model.
+
+        Raises:
+            ConfigError: something in it is not accepted.
+        """
+        own = self.by_model.get(model, {})
+        field = f"slurm.by_model.{model}" if own else "slurm.default"
+        job = parse(JobSettings, self.default | own, field)
+        whole = {"strategy": "ddp", "tensor_parallel": 1}
+        return job if sharded else job.model_copy(update=whole)
+
+    def where(self, model: str, field: str) -> str:
+        """Return where a model's job setting stands, as a dotted field."""
+        part = f"by_model.{model}" if field in self.by_model.get(model, {}) else "default"
+        return f"slurm.{part}.{field}"
+
+
+def parse_cluster(values: Any, models: Iterable[str]) -> ClusterSettings:
+    """Check what stands under the key `slurm`.
+
+    Args:
+        values: as read from YAML.
+        models: all names that may stand in `by_model`.
+
+    Raises:
+        ConfigError: something in it is not accepted.
+    """
+    settings = parse(ClusterSettings, values, "slurm")
+    known = sorted(models)
+    for name in settings.by_model:
+        if name not in known:
+            raise ConfigError(
+                f"slurm.by_model has {name!r}, but it must be one of {', '.join(known)}"
+            )
+        settings.job_of(name)
+    parse(JobSettings, settings.default, "slurm.default")
+    return settings
+
+
+def read_cluster(path: Path, models: Iterable[str]) -> ClusterSettings:
+    """Read a Snakemake configuration file as `parse_cluster` takes it.
+
+    Raises:
+        ConfigError: there is no such file, or something in it is not accepted.
+    """
+    if not path.is_file():
+        raise LocatedError(f"cluster is {str(path)!r}, but it must be the path of a YAML file")
+    values = read_yaml(path)
+    if "slurm" not in values:
+        raise LocatedError(f"{path.name}: slurm is missing")
+    try:
+        return parse_cluster(values["slurm"], models)
+    except ConfigError as error:
+        raise located(error, path) from None

@@ -1,0 +1,110 @@
+"""How far every run of a profile is, read from its files: SLURM is not asked."""
+
+import fcntl
+from collections import Counter
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from statistics import median
+
+from tabulate import tabulate
+
+from experiments.files import read_lines
+from experiments.launch.slurm.jobs import Queue
+from experiments.plan.grid import PlannedRun, RunSpec
+from experiments.runs.folder import RunFolder
+from experiments.runs.metrics import is_row
+
+_COLUMNS = (
+    *("model", "optimizer", "lr", "seed", "status"),
+    *("step", "loss", "tokens/s", "left", "job", "starts", "note"),
+)
+_LAST_ROWS = 20  # of the metrics; the speed is their median
+
+
+def status(planned: Sequence[PlannedRun], results: Path) -> str:
+    """Return a table with a line a run, and how many runs are in each state.
+
+    Args:
+        planned: the runs, in the order they are shown.
+        results: the folder `results/`.
+    """
+    # The row that names a varied argument says more than its twin of another experiment.
+    runs = {run.spec.path: run for run in sorted(planned, key=lambda run: run.argument)}
+    runs = {run.spec.path: runs[run.spec.path] for run in planned}.values()
+    jobs = Queue(results / "logs" / "slurm_queue.json").last().jobs
+    reasons = {job.id: job.reason for job in jobs.values() if job.state == "PENDING"}
+    rows = [_row(run, RunFolder(results / "runs" / run.spec.path), reasons) for run in runs]
+    counts = Counter(row["status"] for row in rows)
+    table = tabulate(
+        [[row.get(key, "") for key in _COLUMNS] for row in rows],
+        headers=_COLUMNS,
+        disable_numparse=[_COLUMNS.index(name) for name in ("model", "optimizer", "lr", "note")],
+    )
+    total = ", ".join(f"{count} {state}" for state, count in counts.items())
+    return f"{table}\n\n{len(rows)} runs: {total}"
+
+
+def _row(planned: PlannedRun, run: RunFolder, reasons: dict[str, str]) -> dict[str, object]:
+    """Return what is known of a run, by column."""
+    spec, argument = planned.spec, f", {planned.argument} {planned.value}"
+    starts = run.history.events("started")
+    row = {
+        "model": spec.model_name,
+        "optimizer": spec.optimizer.name + (argument if planned.argument else ""),
+        "lr": spec.training.lr,
+        "seed": spec.seed,
+        "status": "pending",
+        "starts": len(starts) or "",
+    }
+    if damaged := run.damaged:
+        names = " and ".join(path.name for path in damaged)
+        return row | {"note": f"{names} damaged; the same command makes the result again"}
+    if summary := run.summary:
+        row |= {"status": summary["status"], "step": summary.get("steps", "")}
+        row |= {"loss": _number(summary.get("final_val_loss")), "job": run.launch["job"]}
+        return row | {"note": summary.get("reason", "")}
+    progress = _progress(spec, run)
+    events = run.history.events("submitted", "started", "requeued", "cancelled", "failed")
+    last = events[-1] if events else {"event": "none"}
+    row |= {"step": progress.get("step", ""), "job": last.get("job", "")}
+    if last["event"] == "started":
+        row |= progress | {"status": "running"}
+    elif last["event"] in ("submitted", "requeued"):
+        row["note"] = reasons.get(last.get("job"), "")
+    if last["event"] in ("submitted", "started", "requeued") and not _has_launcher(run):
+        row["note"] = "its launcher is gone; the same command goes on"
+    return row
+
+
+def _progress(spec: RunSpec, run: RunFolder) -> dict[str, object]:
+    """Return step, loss, speed and time left of a run that is trained."""
+    lines = read_lines(run.training / "metrics.jsonl", last=_LAST_ROWS)
+    rows = [row for row in lines if is_row(row) and {"train_loss", "step_seconds"} <= row.keys()]
+    if not rows:
+        return {}
+    training, seconds = spec.training, median(row["step_seconds"] for row in rows)
+    step = rows[-1]["step"]
+    left = timedelta(seconds=round((training.steps - step) * seconds))
+    return {
+        "step": step,
+        "loss": _number(rows[-1]["train_loss"]),
+        "tokens/s": f"{training.batch_size * training.context / seconds:,.0f}",
+        "left": str(left),
+    }
+
+
+def _number(loss: float | None) -> str:
+    return "" if loss is None else f"{loss:.3f}"
+
+
+def _has_launcher(run: RunFolder) -> bool:
+    """Tell whether a launcher sees to the run: it holds a lock while it lives."""
+    try:
+        with (run.path / "launcher.lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # it is not there, or of another user
+        return False
+    return False

@@ -1,0 +1,1 @@
+"""The language models: their settings and how they are built."""

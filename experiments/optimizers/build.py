@@ -1,0 +1,143 @@
+"""From an entry of optimizers.yaml to an optimizer of a model's parameters, and its memory."""
+
+from collections import defaultdict, deque
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from experiments.optimizers.import_class import arguments, import_class
+from experiments.optimizers.user_code import describe, errors_told
+from experiments.plan.grid import OptimizerSpec
+from experiments.settings import ConfigError
+
+
+def build_optimizer(
+    spec: OptimizerSpec, model: nn.Module, lr: float, weight_decay: float
+) -> Optimizer:
+    """Make the optimizer that `spec` describes for the parameters of `model`.
+
+    Every optimizer decays the same parameters: those of two or more dimensions. A class whose first
+    argument is `named_parameters` gets (name, parameter) pairs.
+
+    Args:
+        spec: the class and its own arguments.
+        model: holds the parameters.
+        lr: the highest learning rate of the schedule.
+        weight_decay: λ of the tensors that decay.
+
+    Raises:
+        ConfigError: the class cannot be imported, is no optimizer that the training loop can use,
+            has no such argument, or raises an error when it is made.
+    """
+    where = f"optimizers.{spec.name}"
+    optimizer_class = import_class(spec.class_path, where)
+    accepted = arguments(optimizer_class)
+    for name in spec.args:
+        if name in ("lr", "weight_decay"):
+            raise ConfigError(f"{where}.args has {name!r}, but that is a training setting")
+        if name not in accepted:
+            raise ConfigError(
+                f"{where}.args has {name!r}, but {spec.class_path} accepts only"
+                f" {', '.join(accepted[1:])}"
+            )
+    if "weight_decay" not in accepted and weight_decay:
+        raise ConfigError(
+            f"training.weight_decay is {weight_decay:g}, but {spec.class_path} of {where} has no"
+            " weight decay: it must be 0"
+        )
+    by_name = accepted[:1] == ["named_parameters"]
+    params = list(model.named_parameters()) if by_name else _groups(model, weight_decay)
+    refused = f"{where}.class is {spec.class_path!r}, but it cannot be made"
+    with errors_told(refused, spec.class_path):
+        try:
+            optimizer = optimizer_class(params, lr=lr, **deepcopy(spec.args))
+        except (AssertionError, TypeError, ValueError) as error:
+            reason = describe(error, spec.class_path)
+            raise ConfigError(f"{where}.args: {spec.class_path} refuses them: {reason}") from error
+        _check_groups(optimizer, spec.class_path, where)
+    if by_name:  # such a class makes its own groups; the choice of what decays stays ours
+        for group in optimizer.param_groups:
+            decays = any(map(_decays, group["params"][:1]))
+            group["weight_decay"] = weight_decay if decays else 0.0
+    return optimizer
+
+
+def state_bytes(optimizer: Any) -> int:
+    """Return the bytes of all tensors that the optimizer keeps between steps, counters included.
+
+    Args:
+        optimizer: with a mapping `state`, as torch.optim.Optimizer has it.
+    """
+    return tensor_bytes(optimizer.state)
+
+
+def tensor_bytes(kept: Any) -> int:
+    """Return the bytes of the tensors and arrays in nested dicts, lists, tuples and sets.
+
+    Tensors that share memory count once, also on the meta device. A tensor that is made of others,
+    as torchao's are, counts as these; one that is spread over processes counts as a whole.
+    """
+    views: dict[Any, set[tuple[int, int]]] = defaultdict(set)  # of each piece of memory
+    others: dict[int, int] = {}  # bytes by id
+    pending = [kept]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, Mapping):
+            pending += value.values()
+        elif isinstance(value, (list, tuple, set, frozenset, deque)):
+            pending += value
+        elif isinstance(value, np.ndarray):
+            others[id(value)] = value.nbytes
+        elif isinstance(value, DTensor):
+            others[id(value)] = _whole_bytes(value)
+        elif hasattr(value, "__tensor_flatten__"):
+            pending += [getattr(value, name) for name in value.__tensor_flatten__()[0]]
+        elif isinstance(value, Tensor) and value.layout == torch.sparse_coo:
+            pending += [value._indices(), value._values()]
+        elif isinstance(value, Tensor) and value.layout == torch.strided:
+            views[value.untyped_storage()].add((value.storage_offset(), _face_bytes(value)))
+        elif isinstance(value, Tensor):
+            others[id(value)] = _face_bytes(value)
+    # Views may overlap, but never take more than what they look at.
+    in_views = [min(memory.nbytes(), sum(n for _, n in parts)) for memory, parts in views.items()]
+    return sum(in_views) + sum(others.values())
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    params = list(model.parameters())
+    groups = [
+        {"params": [p for p in params if _decays(p)], "weight_decay": weight_decay},
+        {"params": [p for p in params if not _decays(p)], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _decays(param: Tensor) -> bool:
+    return param.ndim >= 2
+
+
+def _check_groups(optimizer: Optimizer, class_path: str, where: str) -> None:
+    """Refuse an optimizer whose learning rates a schedule cannot set."""
+    if not optimizer.param_groups or any("lr" not in group for group in optimizer.param_groups):
+        raise ConfigError(
+            f"{where}.class is {class_path!r}, but it must have parameter groups, each with an lr"
+        )
+
+
+def _face_bytes(tensor: Tensor) -> int:
+    """Return the bytes of a tensor by its shape and dtype."""
+    return tensor.numel() * tensor.element_size()
+
+
+def _whole_bytes(tensor: DTensor) -> int:
+    """Return the bytes of a tensor's parts in all processes, each copy of a part once."""
+    part = tensor.to_local()
+    if not part.numel():
+        return _face_bytes(tensor)
+    return tensor_bytes(part) * tensor.numel() // part.numel()

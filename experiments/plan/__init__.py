@@ -1,0 +1,1 @@
+"""From a profile to the runs it asks for, each checked before the first one trains."""

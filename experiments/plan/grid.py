@@ -1,0 +1,292 @@
+"""From a profile to the set of runs it needs. Imports no torch: the Snakefile reads this."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import product
+from types import MappingProxyType
+from typing import Any
+
+import yaml
+from pydantic import Field, TypeAdapter
+
+from experiments.corpus.settings import CorpusSettings
+from experiments.corpus.sources import fingerprint
+from experiments.models.settings import ModelSettings
+from experiments.optimizers.source_code import source_sha256
+from experiments.plan.profile import (
+    Experiment,
+    ModelTraining,
+    OptimizerSettings,
+    Profile,
+    TrainingSettings,
+)
+from experiments.settings import ConfigError, Settings, parse
+from experiments.yaml_loader import StrictDumper
+
+
+class Corpus(Settings):
+    """A dataset's settings with the fingerprint of its sources."""
+
+    name: str
+    settings: CorpusSettings
+    sources: dict[str, str] = Field(description="what was found where the settings say")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What its tokens depend on, as plain values; not where the sources lie."""
+        return self.model_dump(mode="json", exclude={"settings": self.settings.places})
+
+    @property
+    def path(self) -> str:
+        """Folder of the tokens, below `results/corpora/`."""
+        return f"{self.name}_{digest(self.identity)}"
+
+
+class OptimizerSpec(Settings):
+    """An importable optimizer class with its arguments, all of them plain values."""
+
+    name: str
+    class_path: str = Field(alias="class")
+    args: dict[str, Any]
+    source_sha256: str | None = Field(default=None, description="of a class of the user's")
+
+
+class RunSpec(Settings):
+    """Everything that a run's result depends on, and where its corpus is read from."""
+
+    model_name: str
+    model: ModelSettings
+    corpus: Corpus
+    optimizer: OptimizerSpec
+    training: TrainingSettings
+    seed: int
+
+    @property
+    def path(self) -> str:
+        """Folder of the run, below `results/runs/`: readable, and unique by a digest."""
+        identity = self.model_dump(mode="json") | {"corpus": self.corpus.identity}
+        return (
+            f"{self.model_name}/{self.optimizer.name}/"
+            f"lr{self.training.lr:g}_seed{self.seed}_{digest(identity)}"
+        )
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run, and the experiment that asked for it."""
+
+    experiment: str
+    spec: RunSpec
+    label: str
+    shared_lr: float  # the learning rate that all optimizers of this model have in common
+    argument: str = ""  # of the optimizer, where the experiment varies one
+    value: Any = None  # of that argument
+
+    def row(self) -> dict[str, Any]:
+        """Return what the analysis needs to know before the run is trained, as plain values."""
+        training = self.spec.training
+        return {
+            "experiment": self.experiment,
+            "model": self.spec.model_name,
+            "optimizer": self.spec.optimizer.name,
+            "label": self.label,
+            "lr": training.lr,
+            "shared_lr": self.shared_lr,
+            "argument": self.argument,
+            "value": str(self.value) if self.argument else "",
+            "seed": self.spec.seed,
+            "dataset": self.spec.corpus.name,
+            "planned_steps": training.steps,
+            "batch_size": training.batch_size,
+            "context": training.context,
+            "warmup_steps": training.warmup_steps,
+            "min_lr_ratio": training.min_lr_ratio,
+            "weight_decay": training.weight_decay,
+            "grad_clip_norm": training.grad_clip_norm,
+            "run": self.spec.path,
+        }
+
+
+def plan(profile: Profile) -> list[PlannedRun]:
+    """Expand every experiment of `profile`, in the order of the file.
+
+    A run that several experiments need appears once for each of them, with the same spec.
+
+    Raises:
+        ConfigError: a name is not in its registry, or settings do not fit together.
+    """
+    for name in profile.by_model:
+        _look_up(profile.models, name, "by_model")
+    # Both read files, each of which belongs to many runs.
+    corpus_of, source_of = cache(partial(_corpus, profile)), cache(source_sha256)
+    runs = [
+        planned
+        for name, experiment in profile.experiments.items()
+        for planned in _expand(profile, name, experiment, corpus_of, source_of)
+    ]
+    _check_labels(runs)
+    return runs
+
+
+def dump_used(profile: Profile, planned: list[PlannedRun]) -> str:
+    """Return a profile as YAML, with those entries of the registries that its runs use."""
+    specs = [run.spec for run in planned]
+    used = {
+        "models": {spec.model_name for spec in specs},
+        "optimizers": {spec.optimizer.name for spec in specs},
+        "datasets": {spec.corpus.name for spec in specs},
+    }
+    values = profile.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    for kind, names in used.items():
+        entries = values.pop(kind)  # to the end, behind the experiments
+        values[kind] = {name: entry for name, entry in entries.items() if name in names}
+    return yaml.dump(
+        values,
+        Dumper=StrictDumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=None,
+    )
+
+
+def _check_labels(runs: list[PlannedRun]) -> None:
+    """Refuse two optimizers that tables and figures could not tell apart."""
+    by_label = {}
+    for run in runs:
+        optimizer = run.spec.optimizer.name
+        same_label = by_label.setdefault(run.label, optimizer)
+        if same_label != optimizer:
+            raise ConfigError(
+                f"optimizers.{optimizer}.label is {run.label!r}, but {same_label} has that label:"
+                " it must be another one"
+            )
+
+
+def _expand(
+    profile: Profile,
+    name: str,
+    experiment: Experiment,
+    corpus_of: Callable[[str], Corpus],
+    source_of: Callable[[str], str | None],
+) -> list[PlannedRun]:
+    where = f"experiments.{name}"
+    varied = [(argument, value) for argument, values in experiment.args.items() for value in values]
+    runs = []
+    for model_name in experiment.models:
+        model = _look_up(profile.models, model_name, f"{where}.models")
+        corpus, training = corpus_of(_dataset(profile, model_name)), _training(profile, model_name)
+        _check_fit(profile, model_name, model, corpus, training)
+        _check_layout(profile, model_name, model)
+        for optimizer_name, (argument, value), lr, seed in product(
+            experiment.optimizers,
+            varied or [("", None)],
+            experiment.lr or [training.lr],
+            experiment.seeds,
+        ):
+            entry = _look_up(profile.optimizers, optimizer_name, f"{where}.optimizers")
+            varied_args = {argument: value} if argument else {}
+            optimizer = optimizer_spec(optimizer_name, entry, model, varied_args)
+            source = {"source_sha256": source_of(entry.class_path)}
+            spec = RunSpec(
+                model_name=model_name,
+                model=model,
+                corpus=corpus,
+                optimizer=optimizer.model_copy(update=source),
+                training=training.model_copy(update={"lr": lr}),
+                seed=seed,
+            )
+            planned = PlannedRun(name, spec, entry.label, training.lr, argument, value)
+            runs.append(planned)
+    return runs
+
+
+def optimizer_spec(
+    name: str,
+    entry: OptimizerSettings,
+    model: ModelSettings,
+    args: Mapping[str, Any] = MappingProxyType({}),
+) -> OptimizerSpec:
+    """Return an entry of optimizers.yaml for one model, some of its arguments replaced.
+
+    Raises:
+        ConfigError: an argument stands for a field that the model does not have.
+    """
+    return OptimizerSpec(
+        name=name,
+        class_path=entry.class_path,
+        args={
+            key: _resolve(value, model, f"optimizers.{name}.args.{key}")
+            for key, value in (entry.args | args).items()
+        },
+    )
+
+
+def _dataset(profile: Profile, model_name: str) -> str:
+    """Return the dataset that a model is trained on, in every experiment of the profile."""
+    own = profile.by_model.get(model_name, ModelTraining()).dataset
+    field = f"by_model.{model_name}.dataset" if own else "dataset"
+    _look_up(profile.datasets, own or profile.dataset, field)
+    return own or profile.dataset
+
+
+def _corpus(profile: Profile, dataset: str) -> Corpus:
+    settings = profile.datasets[dataset]
+    return Corpus(name=dataset, settings=settings, sources=fingerprint(dataset, settings))
+
+
+def _training(profile: Profile, model_name: str) -> TrainingSettings:
+    """Return how a model is trained, in every experiment of the profile."""
+    own = profile.by_model.get(model_name, ModelTraining()).training
+    field = f"by_model.{model_name}.training" if own else "training"
+    return parse(TrainingSettings, profile.training | own, field)
+
+
+def _look_up(registry: dict[str, Any], name: str, field: str) -> Any:
+    if name not in registry:
+        raise ConfigError(f"{field} has {name!r}, but it must be one of {', '.join(registry)}")
+    return registry[name]
+
+
+def _resolve(value: Any, model: ModelSettings, field: str) -> Any:
+    """Replace "$model.<field>" by that field of the model."""
+    if not (isinstance(value, str) and value.startswith("$")):
+        return value
+    accepted = [f"$model.{name}" for name in (*type(model).model_fields, "head_rows")]
+    if value not in accepted:
+        raise ConfigError(f"{field} is {value!r}, but it must be one of {', '.join(accepted)}")
+    return getattr(model, value.removeprefix("$model."))
+
+
+def _check_fit(
+    profile: Profile, name: str, model: ModelSettings, corpus: Corpus, training: TrainingSettings
+) -> None:
+    if training.context > model.context:
+        is_own = "context" in profile.by_model.get(name, ModelTraining()).training
+        raise ConfigError(
+            f"{f'by_model.{name}.' if is_own else ''}training.context is {training.context}, but"
+            f" {name} takes at most {model.context} tokens"
+        )
+    if corpus.settings.vocab_size > model.vocab_size:
+        raise ConfigError(
+            f"datasets.{corpus.name}.vocab_size is {corpus.settings.vocab_size}, but the"
+            f" embedding of {name} has only {model.vocab_size} rows"
+        )
+
+
+def _check_layout(profile: Profile, name: str, model: ModelSettings) -> None:
+    layout = profile.by_model.get(name, ModelTraining()).layout
+    experts = getattr(model, "experts", 1)
+    if experts % layout.ep:
+        raise ConfigError(
+            f"by_model.{name}.layout.ep is {layout.ep}, but it must divide the experts of {name},"
+            f" {experts if experts > 1 else 'which has none'}"
+        )
+
+
+def digest(value: Any) -> str:
+    """Return eight hexadecimal digits of the sha256 of `value`, whatever the order of its keys."""
+    plain = TypeAdapter(type(value)).dump_python(value, mode="json")
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]

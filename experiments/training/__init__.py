@@ -1,0 +1,1 @@
+"""Training one run with Lightning: steps, validation, checkpoints, processes."""

@@ -1,0 +1,290 @@
+"""The Lightning module: a model, its data, its optimizer, and the metrics of each step."""
+
+import math
+import time
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+
+from experiments.corpus.batches import TokenBatches
+from experiments.models.build import build_model
+from experiments.optimizers.build import build_optimizer, state_bytes
+from experiments.optimizers.exact_loading import load_exactly
+from experiments.optimizers.user_code import describe
+from experiments.plan.grid import RunSpec
+from experiments.runs.metrics import MetricsLog
+from experiments.runs.provenance import peak_memory_bytes
+from experiments.training.checkpoint import by_name, by_number, check_shapes, fresh_state
+from experiments.training.learning_rate import lr_factor
+from experiments.training.parallel import Parallel
+from experiments.training.strategies import ShardedStrategy, shard, whole
+
+_BATCH_NOISE = 0.1  # nats by which the first batch's loss may lie below that of other text
+
+
+class LanguageModelRun(L.LightningModule):
+    """A model, its data and its optimizer, trained for a fixed number of steps.
+
+    The training loader only counts steps: each step looks its batch up by seed and step, so a run
+    that is resumed sees exactly the data it would have seen. Of several processes each takes its
+    part of that batch, and the first keeps the metrics.
+    """
+
+    def __init__(
+        self, spec: RunSpec, batches: TokenBatches, folder: Path, parallel: Parallel
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.spec = spec
+        self.batches = batches
+        self.parallel = parallel
+        self.metrics = MetricsLog(folder / "metrics.jsonl")
+        torch.manual_seed(spec.seed)  # the same initial weights for every optimizer and process
+        self.model = build_model(spec.model)
+        self.last_row: dict[str, float] = {}
+        self._val_losses: list[tuple[float, int]] = []
+        self._peak_bytes = 0
+        self._rng: dict[str, Tensor] = {}
+
+    def configure_model(self) -> None:
+        """Split the model where each process holds a part of it."""
+        if self.parallel.processes > 1 and self.parallel.strategy == "fsdp":
+            shard(self.model, self.device_mesh)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Give Lightning the optimizer and its schedule."""
+        settings = self.spec.training
+        self.optimizer = build_optimizer(
+            self.spec.optimizer, self.model, settings.lr, settings.weight_decay
+        )
+        load_exactly(self.optimizer)
+        self.optimizer.register_step_pre_hook(_without_closure)
+        schedule = LambdaLR(self.optimizer, lambda step: lr_factor(step + 1, self.spec.training))
+        return {"optimizer": self.optimizer, "lr_scheduler": schedule}
+
+    def train_dataloader(self) -> range:
+        """Return the steps; `training_step` finds its own batch."""
+        return range(self.spec.training.steps)
+
+    def val_dataloader(self) -> DataLoader:
+        """Return this process's part of the fixed validation windows, already in batches.
+
+        The processes have equally many, since they compute together: some may have the last batch
+        once more, which then does not count.
+        """
+        settings, parts = self.spec.training, self.parallel.data_parallel
+        size = self.parallel.micro_batch_size(settings)
+        batches = self.batches.validation(settings.val_sequences, size)
+        counted = [(*batch, True) for batch in batches]
+        counted += [(*batches[-1], False)] * (-len(batches) % parts)
+        mine = self.global_rank // self.parallel.tensor_parallel
+        return DataLoader(counted[mine::parts], batch_size=None)
+
+    def on_train_start(self) -> None:
+        """Go back to the checkpoint this run goes on from: its rows, its random numbers."""
+        if self._rng:
+            _set_rng(self._rng)
+        if self.trainer.is_global_zero:
+            self.metrics.rewind(self.global_step)
+
+    def training_step(self, batch: int, batch_idx: int) -> None:
+        """Take one optimizer step on the batch of this step."""
+        settings = self.spec.training
+        step = self.global_step + 1
+        lr = float(self.optimizer.param_groups[0]["lr"])  # it may be a tensor
+        is_validated = step % settings.val_every == 0
+        is_logged = is_validated or step % settings.log_every == 0
+        before = [p.detach().clone() for p in self.model.parameters()] if is_logged else []
+        started = _now()
+        loss = self._accumulate_gradients()
+        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip_norm)
+        update_started = _now()
+        self._step_optimizer(loss)
+        finished = _now()
+        self.lr_schedulers().step()
+        self.last_row = row = {
+            "step": step,
+            "tokens": step * settings.batch_size * settings.context,
+            "train_loss": loss,
+            "lr": lr,
+            "grad_norm": whole(grad_norm).item(),
+            "update_rms": _rms_difference(self.model.parameters(), before),
+            "step_seconds": finished - started,
+            "optimizer_seconds": finished - update_started,
+        }
+        self.trainer.should_stop = not math.isfinite(loss)  # nothing finite comes after
+        if self.trainer.should_stop or (is_logged and not is_validated):
+            self._keep(row)
+
+    def _step_optimizer(self, loss: float) -> None:
+        """Have the optimizer take its step.
+
+        Raises:
+            RuntimeError: its class raised an error; the line is named. Where the loss is not
+                finite nothing is raised: whatever the optimizer makes of that, the run diverged.
+        """
+        try:
+            self.optimizers().step()
+        except Exception as error:
+            if math.isfinite(loss):
+                spec = self.spec.optimizer
+                raise RuntimeError(
+                    f"optimizers.{spec.name}: the step of {spec.class_path} raised"
+                    f" {describe(error, spec.class_path)}"
+                ) from error
+
+    def _keep(self, row: dict[str, float]) -> None:
+        if self.trainer.is_global_zero:
+            self.metrics.append(row)
+
+    def _accumulate_gradients(self) -> float:
+        """Leave the gradient of the whole batch in the parameters; return its mean loss."""
+        settings = self.spec.training
+        self.optimizer.zero_grad()
+        part = self.parallel.part(settings.batch_size, self.global_rank)
+        inputs, targets = (
+            tensor[part]
+            for tensor in self.batches.train(self.spec.seed, self.global_step, settings.batch_size)
+        )
+        size = self.parallel.micro_batch_size(settings)
+        micro_batches = list(zip(inputs.split(size), targets.split(size), strict=True))
+        total = 0.0
+        for index, micro in enumerate(micro_batches):
+            with self._exchange_gradients(index == len(micro_batches) - 1):
+                loss = self.model(*(tensor.to(self.device) for tensor in micro))
+                loss = loss / len(micro_batches)
+                self.manual_backward(loss)
+            total += loss.item()
+        return self._mean(total)
+
+    def _exchange_gradients(self, is_last: bool) -> AbstractContextManager:
+        """Return a context in which DDP adds up gradients only after the last micro-batch."""
+        wrapper = self.trainer.strategy.model
+        is_ddp = isinstance(wrapper, DistributedDataParallel)
+        return wrapper.no_sync() if is_ddp and not is_last else nullcontext()
+
+    def _mean(self, value: float) -> float:
+        """Return the mean over all processes."""
+        if self.parallel.processes == 1:
+            return value
+        tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
+        return self.trainer.strategy.reduce(tensor, reduce_op="mean").item()
+
+    def validation_step(self, batch: tuple[Tensor, Tensor, bool], batch_idx: int) -> None:
+        """Add a batch of validation windows."""
+        inputs, targets, counts = batch
+        loss = self.model(inputs, targets).item()
+        if counts:
+            self._val_losses.append((loss, len(inputs)))
+
+    def on_validation_epoch_end(self) -> None:
+        """Complete this step's row with the mean over all validation windows."""
+        windows = self._mean(sum(size for _, size in self._val_losses))
+        val_loss = self._mean(sum(loss * size for loss, size in self._val_losses)) / windows
+        self._val_losses.clear()
+        if not self.trainer.should_stop:
+            self._keep(self.last_row | {"val_loss": val_loss})
+
+    def on_fit_end(self) -> None:
+        """Learn how much memory the process needed that needed most."""
+        peak = torch.tensor(peak_memory_bytes(), device=self.device)
+        self._peak_bytes = int(self.trainer.strategy.reduce(peak, reduce_op="max"))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name the optimizer's states, so that another number of processes can load them.
+
+        The metrics so far are saved as well: a run that goes on from here has all of them, whatever
+        happened to their own file. So are the states of the generators of random numbers: an
+        optimizer may round stochastically.
+        """
+        checkpoint["metrics"] = self.metrics.rows
+        checkpoint["rng"] = _rng()
+        if not isinstance(self.trainer.strategy, ShardedStrategy):  # which names them itself
+            (state,) = checkpoint["optimizer_states"]
+            checkpoint["optimizer_states"] = [by_name(state, self, self.optimizer)]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Number the optimizer's states, as the optimizer does that is not sharded."""
+        self.metrics.rows = checkpoint.get("metrics", self.metrics.rows)  # older ones have none
+        self._rng = checkpoint.get("rng", {})
+        if "optimizer_states" in checkpoint:  # the sharded strategy has loaded them already
+            (state,) = checkpoint["optimizer_states"]
+            if self.spec.optimizer.class_path.startswith("powerstep."):  # may have blocks of codes
+                check_shapes(state, fresh_state(self.spec))
+            checkpoint["optimizer_states"] = [by_number(state, self)]
+
+    def summary(self) -> dict[str, Any]:
+        """Return the run in a few numbers.
+
+        The status is `diverged` where a loss was not finite, or where the run ended with a higher
+        loss than it began with: nothing was learnt that lasted.
+        """
+        frame = self.metrics.frame()
+        first, last = frame.iloc[0], frame.iloc[-1]
+        diverged = not last["val_loss"] <= first["train_loss"] + _BATCH_NOISE
+        val_losses = frame["val_loss"].dropna()
+        parameters = sum(p.numel() for p in self.model.parameters())
+        return {
+            "status": "diverged" if diverged else "completed",
+            "steps": int(last["step"]),
+            "tokens": int(last["tokens"]),
+            "final_val_loss": None if diverged else float(last["val_loss"]),
+            "best_val_loss": float(val_losses.min()) if len(val_losses) else None,
+            "parameters": parameters,
+            "state_bytes": state_bytes(self.optimizer),
+            "peak_memory_bytes": self._peak_bytes,
+            "tokens_per_second": self.spec.training.batch_size
+            * self.spec.training.context
+            / float(frame["step_seconds"].median()),
+            "optimizer_seconds": float(frame["optimizer_seconds"].median()),
+        }
+
+
+def _without_closure(
+    _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Keep Lightning's closure from an optimizer, which would call it for the loss: it has none.
+
+    https://lightning.ai/docs/pytorch/stable/model/manual_optimization.html
+    """
+    return args, {name: value for name, value in kwargs.items() if name != "closure"}
+
+
+def _rng() -> dict[str, Tensor]:
+    """Return the states of torch's default generators."""
+    on_gpu = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+    return {"cpu": torch.get_rng_state()} | on_gpu
+
+
+def _set_rng(states: dict[str, Tensor]) -> None:
+    """Set torch's default generators to the states of `_rng`."""
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+
+
+def _now() -> float:
+    """Return the time in seconds, once an accelerator has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _rms_difference(params: Iterable[Tensor], before: list[Tensor]) -> float:
+    """Return the root mean square of how far parameters moved; NaN where not measured."""
+    if not before:
+        return math.nan
+    squares = [
+        whole((new.detach().float() - old.float()).square().sum())
+        for new, old in zip(params, before, strict=True)
+    ]
+    return math.sqrt(sum(squares).item() / sum(old.numel() for old in before))

@@ -1,0 +1,102 @@
+"""How the processes of one run share its work. Imports no torch: launchers read this."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from experiments.plan.grid import RunSpec
+from experiments.plan.profile import TrainingSettings
+from experiments.settings import ConfigError, Settings
+
+
+class Parallel(Settings):
+    """The processes of a run, and what each of them holds.
+
+    It changes how fast a run is and not what comes out, but for the rounding of sums.
+    """
+
+    nodes: int = Field(default=1, gt=0, description="machines")
+    tasks_per_node: int = Field(
+        default=1, gt=0, description="processes a node; each trains on one GPU, or on its CPUs"
+    )
+    strategy: Literal["ddp", "fsdp"] = Field(
+        default="ddp", description="each process holds the model (ddp), or a part of it (FSDP2)"
+    )
+    tensor_parallel: int = Field(
+        default=1, gt=0, description="processes of a node that share each matrix; needs fsdp"
+    )
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "Parallel":
+        if self.tasks_per_node % self.tensor_parallel:
+            raise ValueError(
+                f"tensor_parallel is {self.tensor_parallel}, but it must divide tasks_per_node,"
+                f" {self.tasks_per_node}"
+            )
+        if self.tensor_parallel > 1 and self.strategy != "fsdp":
+            raise ValueError(
+                f"tensor_parallel is {self.tensor_parallel}, but with strategy {self.strategy} it"
+                " must be 1: it needs fsdp"
+            )
+        return self
+
+    @property
+    def processes(self) -> int:
+        """How many processes train the run."""
+        return self.nodes * self.tasks_per_node
+
+    @property
+    def data_parallel(self) -> int:
+        """In how many parts a batch is split."""
+        return self.processes // self.tensor_parallel
+
+    def part(self, batch_size: int, rank: int) -> slice:
+        """Return the sequences of a batch that a process trains on."""
+        size = batch_size // self.data_parallel
+        first = rank // self.tensor_parallel * size
+        return slice(first, first + size)
+
+    def micro_batch_size(self, training: TrainingSettings) -> int:
+        """Return the sequences of one forward pass of one process."""
+        part = training.batch_size // self.data_parallel
+        return min(training.micro_batch_size or part, part)
+
+    def check(self, spec: RunSpec, where: str) -> None:
+        """Refuse a run that the processes cannot share.
+
+        Args:
+            spec: the run.
+            where: the field that these settings stand in.
+
+        Raises:
+            ConfigError: its batch cannot be split evenly, or its model by tensor parallelism.
+        """
+        training = spec.training
+        size, parts = training.batch_size, self.data_parallel
+        if size % parts:
+            raise ConfigError(
+                f"{where}: a batch of {spec.model_name} is split over {parts} processes, but their"
+                f" number must divide training.batch_size, {size}"
+            )
+        if size // parts % self.micro_batch_size(training):
+            raise ConfigError(
+                f"{where}: each of {parts} processes trains on {size // parts} sequences of a batch"
+                f" of {spec.model_name}, but that must be a multiple of training.micro_batch_size,"
+                f" {training.micro_batch_size}"
+            )
+        if self.tensor_parallel == 1:
+            return
+        if spec.model.family != "qwen3":
+            raise ConfigError(
+                f"{where}.tensor_parallel is {self.tensor_parallel}, but for {spec.model_name} it"
+                " must be 1: only dense Qwen3 models can be split so"
+            )
+        for field in ("kv_heads", "mlp_width"):
+            if getattr(spec.model, field) % self.tensor_parallel:
+                raise ConfigError(
+                    f"{where}.tensor_parallel is {self.tensor_parallel}, but it must divide the"
+                    f" {field} of {spec.model_name}, {getattr(spec.model, field)}"
+                )
+
+
+ALONE = Parallel()
