@@ -34,10 +34,13 @@ from snakemake.utils import update_config
 
 from analysis.catalogue import figures, tables
 from experiments.launch.slurm.settings import parse_cluster
-from experiments.plan.profile import CONFIG_DIR, lines_named, load_profile
+from experiments.plan.reading import CONFIG_DIR
+from experiments.plan.reading import lines_named
+from experiments.plan.reading import load_profile
 from experiments.files import check_folder, make_folder
 from experiments.launch.gpus import visible_gpus
-from experiments.plan.grid import digest, plan
+from experiments.settings import digest
+from experiments.plan.grid import plan
 from experiments.plan.options import Options
 from experiments.runs.folder import RunFolder
 from experiments.settings import ConfigError, parse

@@ -10,10 +10,12 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from experiments.corpus.settings import Corpus
 from experiments.files import atomic
 from experiments.launch.gpus import own_gpu
-from experiments.plan.grid import Corpus, RunSpec, dump_used, plan
-from experiments.plan.profile import lines_named, load_profile
+from experiments.plan.grid import dump_used, plan
+from experiments.plan.reading import lines_named, load_profile
+from experiments.plan.spec import RunSpec
 from experiments.settings import ConfigError
 
 
@@ -141,8 +143,8 @@ def run_launch(options: argparse.Namespace) -> None:
 
     spec, run = RunSpec.model_validate_json(options.spec), RunFolder(options.folder)
     if options.job:
-        from experiments.launch.slurm.jobs import Queue
         from experiments.launch.slurm.launcher import SlurmLauncher
+        from experiments.launch.slurm.queue import Queue
         from experiments.launch.slurm.settings import JobSettings
         from experiments.launch.slurm.task import TrainingTask
 

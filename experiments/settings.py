@@ -1,5 +1,7 @@
 """What every settings class is built on, and how a mistake in one becomes one sentence."""
 
+import hashlib
+import json
 import math
 import re
 from typing import Annotated, Any, TypeVar, get_args
@@ -10,6 +12,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Strict,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
@@ -168,3 +171,9 @@ def _tag(field: str, context: dict[str, str]) -> tuple[str, str]:
     name = context["discriminator"].strip("'")
     tags = context.get("expected_tags")  # missing where the field is
     return f"{field}.{name}", f"one of {tags}" if tags else "given"
+
+
+def digest(value: Any) -> str:
+    """Return eight hexadecimal digits of the sha256 of `value`, whatever the order of its keys."""
+    plain = TypeAdapter(type(value)).dump_python(value, mode="json")
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]

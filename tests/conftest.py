@@ -12,7 +12,7 @@ from hypothesis import settings
 from experiments.corpus.batches import TokenBatches
 from experiments.corpus.build import build
 from experiments.plan.grid import plan
-from experiments.plan.profile import load_profile
+from experiments.plan.reading import load_profile
 
 settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
 settings.load_profile("untimed")

@@ -12,7 +12,7 @@ import numpy as np
 
 from analysis.__main__ import main
 from experiments.plan.grid import plan
-from experiments.plan.profile import load_profile
+from experiments.plan.reading import load_profile
 from tests.analysis import conftest
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.corpus.build import CorpusFacts
+from experiments.corpus.facts import CorpusFacts
 from experiments.corpus.tokens import TokenStream, read_tokens
 from experiments.settings import ConfigError
 

@@ -1,10 +1,10 @@
 """The datasets that datasets.yaml may describe."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from experiments.settings import Items, Settings, Unique
+from experiments.settings import Items, Settings, Unique, digest
 
 _Package = Annotated[str, Field(pattern=r"^\w+$")]
 
@@ -77,3 +77,21 @@ class HuggingFaceCorpus(_Corpus):
 CorpusSettings = Annotated[
     DocstringCorpus | TextCorpus | HuggingFaceCorpus, Field(discriminator="kind")
 ]
+
+
+class Corpus(Settings):
+    """A dataset's settings with the fingerprint of its sources."""
+
+    name: str
+    settings: CorpusSettings
+    sources: dict[str, str] = Field(description="what was found where the settings say")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What its tokens depend on, as plain values; not where the sources lie."""
+        return self.model_dump(mode="json", exclude={"settings": self.settings.places})
+
+    @property
+    def path(self) -> str:
+        """Folder of the tokens, below `results/corpora/`."""
+        return f"{self.name}_{digest(self.identity)}"

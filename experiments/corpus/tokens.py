@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.corpus.build import CorpusFacts, read_facts
+from experiments.corpus.facts import CorpusFacts, read_facts
 from experiments.files import FileError, file_sha256
 
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from experiments.launch.launch import Failure, Stopped
-from experiments.plan.grid import RunSpec
+from experiments.plan.spec import RunSpec
 from experiments.runs.folder import RunFolder
 from experiments.runs.logs import last_line
 

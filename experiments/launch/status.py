@@ -10,8 +10,8 @@ from statistics import median
 from tabulate import tabulate
 
 from experiments.files import read_lines
-from experiments.launch.slurm.jobs import Queue
-from experiments.plan.grid import PlannedRun, RunSpec
+from experiments.launch.slurm.queue import Queue
+from experiments.plan.spec import PlannedRun, RunSpec
 from experiments.runs.folder import RunFolder
 from experiments.runs.metrics import is_row
 

@@ -1,113 +1,22 @@
 """From a profile to the set of runs it needs. Imports no torch: the Snakefile reads this."""
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
 from types import MappingProxyType
 from typing import Any
 
 import yaml
-from pydantic import Field, TypeAdapter
 
-from experiments.corpus.settings import CorpusSettings
+from experiments.corpus.settings import Corpus
 from experiments.corpus.sources import fingerprint
 from experiments.models.settings import ModelSettings
+from experiments.optimizers.settings import OptimizerSettings, OptimizerSpec
 from experiments.optimizers.source_code import source_sha256
-from experiments.plan.profile import (
-    Experiment,
-    ModelTraining,
-    OptimizerSettings,
-    Profile,
-    TrainingSettings,
-)
-from experiments.settings import ConfigError, Settings, parse
+from experiments.plan.profile import Experiment, ModelTraining, Profile, TrainingSettings
+from experiments.plan.spec import PlannedRun, RunSpec
+from experiments.settings import ConfigError, parse
 from experiments.yaml_loader import StrictDumper
-
-
-class Corpus(Settings):
-    """A dataset's settings with the fingerprint of its sources."""
-
-    name: str
-    settings: CorpusSettings
-    sources: dict[str, str] = Field(description="what was found where the settings say")
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What its tokens depend on, as plain values; not where the sources lie."""
-        return self.model_dump(mode="json", exclude={"settings": self.settings.places})
-
-    @property
-    def path(self) -> str:
-        """Folder of the tokens, below `results/corpora/`."""
-        return f"{self.name}_{digest(self.identity)}"
-
-
-class OptimizerSpec(Settings):
-    """An importable optimizer class with its arguments, all of them plain values."""
-
-    name: str
-    class_path: str = Field(alias="class")
-    args: dict[str, Any]
-    source_sha256: str | None = Field(default=None, description="of a class of the user's")
-
-
-class RunSpec(Settings):
-    """Everything that a run's result depends on, and where its corpus is read from."""
-
-    model_name: str
-    model: ModelSettings
-    corpus: Corpus
-    optimizer: OptimizerSpec
-    training: TrainingSettings
-    seed: int
-
-    @property
-    def path(self) -> str:
-        """Folder of the run, below `results/runs/`: readable, and unique by a digest."""
-        identity = self.model_dump(mode="json") | {"corpus": self.corpus.identity}
-        return (
-            f"{self.model_name}/{self.optimizer.name}/"
-            f"lr{self.training.lr:g}_seed{self.seed}_{digest(identity)}"
-        )
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """A run, and the experiment that asked for it."""
-
-    experiment: str
-    spec: RunSpec
-    label: str
-    shared_lr: float  # the learning rate that all optimizers of this model have in common
-    argument: str = ""  # of the optimizer, where the experiment varies one
-    value: Any = None  # of that argument
-
-    def row(self) -> dict[str, Any]:
-        """Return what the analysis needs to know before the run is trained, as plain values."""
-        training = self.spec.training
-        return {
-            "experiment": self.experiment,
-            "model": self.spec.model_name,
-            "optimizer": self.spec.optimizer.name,
-            "label": self.label,
-            "lr": training.lr,
-            "shared_lr": self.shared_lr,
-            "argument": self.argument,
-            "value": str(self.value) if self.argument else "",
-            "seed": self.spec.seed,
-            "dataset": self.spec.corpus.name,
-            "planned_steps": training.steps,
-            "batch_size": training.batch_size,
-            "context": training.context,
-            "warmup_steps": training.warmup_steps,
-            "min_lr_ratio": training.min_lr_ratio,
-            "weight_decay": training.weight_decay,
-            "grad_clip_norm": training.grad_clip_norm,
-            "run": self.spec.path,
-        }
 
 
 def plan(profile: Profile) -> list[PlannedRun]:
@@ -284,9 +193,3 @@ def _check_layout(profile: Profile, name: str, model: ModelSettings) -> None:
             f"by_model.{name}.layout.ep is {layout.ep}, but it must divide the experts of {name},"
             f" {experts if experts > 1 else 'which has none'}"
         )
-
-
-def digest(value: Any) -> str:
-    """Return eight hexadecimal digits of the sha256 of `value`, whatever the order of its keys."""
-    plain = TypeAdapter(type(value)).dump_python(value, mode="json")
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]

@@ -8,7 +8,7 @@ from experiments.corpus.batches import check_size
 from experiments.corpus.tokens import verify
 from experiments.models.build import build_model
 from experiments.optimizers.build import build_optimizer
-from experiments.plan.grid import PlannedRun
+from experiments.plan.spec import PlannedRun
 from experiments.settings import ConfigError
 
 

@@ -4,51 +4,16 @@ A profile (laptop.yaml, smoke.yaml, or a file of the user's own) names the exper
 three registries beside it (models.yaml, optimizers.yaml, datasets.yaml) say what the names mean.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from experiments.corpus.settings import CorpusSettings
-from experiments.files import FileError
 from experiments.models.settings import ModelSettings
-from experiments.settings import ConfigError, LocatedError, Plain, Settings, Unique, parse, refused
-from experiments.yaml_loader import located, read_yaml
-
-CONFIG_DIR = Path(__file__).parents[1] / "config"
+from experiments.optimizers.settings import OptimizerSettings
+from experiments.settings import Plain, Settings, Unique
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-_S = TypeVar("_S", bound=Settings)
-
-
-def _line(text: str) -> str:
-    """Refuse text that is empty, or that would break the row of a table."""
-    if len(text.splitlines()) != 1 or text.isspace():
-        raise refused(text, "be a line of text")
-    return text
-
-
-class OptimizerSettings(Settings):
-    """An importable optimizer class and the arguments it is made with.
-
-    lr and weight_decay come from the training settings. A value `$model.width` stands for that
-    field of the model that is trained.
-    """
-
-    label: Annotated[str, AfterValidator(_line)] = Field(description="name in tables and figures")
-    class_path: str = Field(
-        alias="class",
-        pattern=r"^\w+(\.\w+)+$",
-        description="importable class, e.g. torch.optim.SGD",
-    )
-    args: dict[str, Plain[Any]] = Field(default={}, description="arguments of the class")
-    sharded: bool = Field(
-        default=True,
-        description="whether it can step on parts of tensors; with strategy fsdp others get ddp",
-    )
-    source: str = Field(description="where these arguments come from")
 
 
 class TrainingSettings(Settings):
@@ -165,69 +130,3 @@ class Profile(Registries):
         default={}, description="what differs for a model; the same in all its experiments"
     )
     experiments: dict[Name, Experiment] = Field(min_length=1)
-
-
-def load_profile(name: str) -> Profile:
-    """Read a profile with the shared registries joined in.
-
-    Args:
-        name: a profile of `experiments/config/`, such as "laptop", or the path of a YAML file.
-
-    Raises:
-        ConfigError: there is no such profile, or something in it is not accepted.
-    """
-    path = _path(name)
-    if not path.is_file():
-        raise LocatedError(
-            f"profile is {name!r}, but it must be one of {', '.join(profile_names())},"
-            " or the path of a YAML file"
-        )
-    profile = _read(path, Profile)
-    joined = {}
-    for kind, file in zip(Registries.model_fields, _registry_files(), strict=True):
-        own, shared = getattr(profile, kind), getattr(_read(file, Registries), kind)
-        for twice in shared.keys() & own.keys():
-            error = ConfigError(
-                f"{kind}.{twice} already stands in {file.name}: choose another name"
-            )
-            raise located(error, path)
-        joined[kind] = shared | own
-    return profile.model_copy(update=joined)
-
-
-@contextmanager
-def lines_named(profile: str, *others: Path) -> Iterator[None]:
-    """Add to a ConfigError the line to mend, of the profile or of a shared registry.
-
-    Args:
-        profile: as of `load_profile`.
-        others: more YAML files that settings come from.
-    """
-    try:
-        yield
-    except (LocatedError, FileError):
-        raise
-    except ConfigError as error:
-        raise located(error, _path(profile), *_registry_files(), *others) from None
-
-
-def profile_names() -> list[str]:
-    """Names of the profiles that come with the project."""
-    return sorted({path.stem for path in CONFIG_DIR.glob("*.yaml")} - set(Registries.model_fields))
-
-
-def _path(profile: str) -> Path:
-    is_path = profile.endswith((".yaml", ".yml"))
-    return Path(profile) if is_path else CONFIG_DIR / f"{profile}.yaml"
-
-
-def _registry_files() -> list[Path]:
-    return [CONFIG_DIR / f"{kind}.yaml" for kind in Registries.model_fields]
-
-
-def _read(path: Path, settings: type[_S]) -> _S:
-    values = read_yaml(path)
-    try:
-        return parse(settings, values)
-    except ConfigError as error:
-        raise located(error, path) from None

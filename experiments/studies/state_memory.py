@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from experiments.files import atomic
 from experiments.models.build import build_model
 from experiments.models.settings import ModelSettings
-from experiments.optimizers.build import build_optimizer, tensor_bytes
+from experiments.optimizers.build import build_optimizer
+from experiments.optimizers.settings import OptimizerSettings, OptimizerSpec
+from experiments.optimizers.state_bytes import tensor_bytes
 from experiments.optimizers.user_code import errors_told
-from experiments.plan.grid import OptimizerSpec, optimizer_spec
-from experiments.plan.profile import Layout, OptimizerSettings, Profile, load_profile
+from experiments.plan.grid import optimizer_spec
+from experiments.plan.profile import Layout, Profile
+from experiments.plan.reading import load_profile
 from experiments.settings import ConfigError
 
 MIB = 2**20

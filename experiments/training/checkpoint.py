@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from experiments.models.build import build_model
 from experiments.optimizers.build import build_optimizer
-from experiments.plan.grid import RunSpec
+from experiments.plan.spec import RunSpec
 from experiments.settings import ConfigError
 
 State = dict[str, Any]  # as of Optimizer.state_dict

@@ -1,8 +1,6 @@
 """The Lightning module: a model, its data, its optimizer, and the metrics of each step."""
 
 import math
-import time
-from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,16 +15,18 @@ from torch.utils.data import DataLoader
 
 from experiments.corpus.batches import TokenBatches
 from experiments.models.build import build_model
-from experiments.optimizers.build import build_optimizer, state_bytes
+from experiments.optimizers.build import build_optimizer
 from experiments.optimizers.exact_loading import load_exactly
+from experiments.optimizers.state_bytes import state_bytes
 from experiments.optimizers.user_code import describe
-from experiments.plan.grid import RunSpec
+from experiments.plan.spec import RunSpec
 from experiments.runs.metrics import MetricsLog
-from experiments.runs.provenance import peak_memory_bytes
 from experiments.training.checkpoint import by_name, by_number, check_shapes, fresh_state
 from experiments.training.learning_rate import lr_factor
+from experiments.training.measuring import peak_memory_bytes, rms_difference, synchronized_time
 from experiments.training.parallel import Parallel
-from experiments.training.strategies import ShardedStrategy, shard, whole
+from experiments.training.sharding import shard, whole
+from experiments.training.strategies import ShardedStrategy
 
 _BATCH_NOISE = 0.1  # nats by which the first batch's loss may lie below that of other text
 
@@ -104,12 +104,12 @@ class LanguageModelRun(L.LightningModule):
         is_validated = step % settings.val_every == 0
         is_logged = is_validated or step % settings.log_every == 0
         before = [p.detach().clone() for p in self.model.parameters()] if is_logged else []
-        started = _now()
+        started = synchronized_time()
         loss = self._accumulate_gradients()
         grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip_norm)
-        update_started = _now()
+        update_started = synchronized_time()
         self._step_optimizer(loss)
-        finished = _now()
+        finished = synchronized_time()
         self.lr_schedulers().step()
         self.last_row = row = {
             "step": step,
@@ -117,7 +117,7 @@ class LanguageModelRun(L.LightningModule):
             "train_loss": loss,
             "lr": lr,
             "grad_norm": whole(grad_norm).item(),
-            "update_rms": _rms_difference(self.model.parameters(), before),
+            "update_rms": rms_difference(self.model.parameters(), before),
             "step_seconds": finished - started,
             "optimizer_seconds": finished - update_started,
         }
@@ -270,21 +270,3 @@ def _set_rng(states: dict[str, Tensor]) -> None:
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
-
-
-def _now() -> float:
-    """Return the time in seconds, once an accelerator has done what it was given."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def _rms_difference(params: Iterable[Tensor], before: list[Tensor]) -> float:
-    """Return the root mean square of how far parameters moved; NaN where not measured."""
-    if not before:
-        return math.nan
-    squares = [
-        whole((new.detach().float() - old.float()).square().sum())
-        for new, old in zip(params, before, strict=True)
-    ]
-    return math.sqrt(sum(squares).item() / sum(old.numel() for old in before))

@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from experiments.plan.grid import RunSpec
 from experiments.plan.profile import TrainingSettings
+from experiments.plan.spec import RunSpec
 from experiments.settings import ConfigError, Settings
 
 

@@ -12,14 +12,13 @@ import lightning.pytorch as L
 import torch
 
 from experiments.corpus.batches import TokenBatches, check_size
-from experiments.corpus.build import read_facts
+from experiments.corpus.facts import read_facts
 from experiments.files import atomic, locked, make_folder
-from experiments.plan.grid import RunSpec
+from experiments.plan.spec import RunSpec
 from experiments.runs.folder import RunFolder
 from experiments.runs.provenance import provenance
-from experiments.training.callbacks import ProgressLine, SaveLast, TensorBoard
+from experiments.training.callbacks import ProgressLine, SaveLast, SaveOnSignal, TensorBoard
 from experiments.training.checkpoint_file import set_aside_if_damaged
-from experiments.training.interruption import SaveOnSignal
 from experiments.training.lightning_module import LanguageModelRun
 from experiments.training.parallel import ALONE, Parallel
 from experiments.training.strategies import environment, trainer_arguments

@@ -19,7 +19,7 @@ from analysis.frames import read_plan, read_results
 from analysis.looks import look
 from analysis.reference import load_reference
 from analysis.summaries import loss_over_lr, loss_over_state
-from experiments.plan.profile import load_profile
+from experiments.plan.reading import load_profile
 from tests.analysis.conftest import LABELS, STATE, planned, write_plan, write_run, write_studies
 
 FINALS = {"adamw": (3.0, 3.2, 3.1), "powerstep": (3.1, 3.25, 3.15)}

@@ -14,7 +14,7 @@ import pytest
 from experiments.launch.gpus import own_gpu, visible_gpus
 from experiments.launch.status import status
 from experiments.plan.grid import plan
-from experiments.plan.profile import load_profile
+from experiments.plan.reading import load_profile
 from experiments.runs.folder import RunFolder
 from experiments.runs.logs import last_line
 from tests.conftest import profile_values, write_profile

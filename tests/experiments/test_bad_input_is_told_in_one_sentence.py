@@ -7,7 +7,7 @@ import pytest
 from experiments.plan.grid import plan
 from experiments.plan.options import Options
 from experiments.plan.preflight import check_runs
-from experiments.plan.profile import lines_named, load_profile
+from experiments.plan.reading import lines_named, load_profile
 from experiments.settings import ConfigError, parse
 from tests.conftest import profile_values, write_profile
 

@@ -6,12 +6,12 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments.studies import bench
+from experiments.studies import bench, step_cost
 
 # Whole blocks of 128, and a matrix and a vector, as in a model.
 SHAPES = {"embed.weight": (64, 128), "layers.0.attn.qkv_proj": (384, 128), "layers.0.ln_1": (128,)}
 STATE_BYTES = {
-    bench.REFERENCE: 8,
+    step_cost.REFERENCE: 8,
     "AdamW, for-loop": 8,
     "SGD with momentum, fused": 4,
     "PowerStep fp32": 4,
@@ -30,12 +30,12 @@ STATE_BYTES = {
 
 @pytest.fixture(scope="module")
 def table():
-    names = list(bench.OPTIMIZERS)
-    return bench.measure(SHAPES, names, rounds=2).set_index("optimizer")
+    names = list(step_cost.OPTIMIZERS)
+    return step_cost.measure(SHAPES, names, rounds=2).set_index("optimizer")
 
 
 def test_every_optimizer_has_a_row_in_its_place(table):
-    assert list(table.index) == list(bench.OPTIMIZERS)
+    assert list(table.index) == list(step_cost.OPTIMIZERS)
 
 
 def test_what_is_not_installed_has_no_numbers(table):
@@ -45,7 +45,11 @@ def test_what_is_not_installed_has_no_numbers(table):
 
 
 def test_ratios_are_to_the_reference(table):
-    assert table.loc[bench.REFERENCE, ["ratio", "ratio_low", "ratio_high"]].tolist() == [1, 1, 1]
+    assert table.loc[step_cost.REFERENCE, ["ratio", "ratio_low", "ratio_high"]].tolist() == [
+        1,
+        1,
+        1,
+    ]
 
 
 @pytest.mark.parametrize("name", STATE_BYTES)
@@ -57,7 +61,7 @@ def test_state_bytes_are_the_known_ones(table, name):
 
 
 def test_the_shapes_are_gpt2s():
-    shapes = bench.gpt2_shapes().values()
+    shapes = step_cost.gpt2_shapes().values()
     assert len(shapes) == 75
     # The released 124,439,808 without its 102,144 biases, and with 47 rows to pad the vocabulary.
     assert sum(torch.Size(shape).numel() for shape in shapes) == 124_439_808 - 102_144 + 47 * 768
@@ -75,7 +79,7 @@ def test_the_tables_are_written_with_their_source(tmp_path, monkeypatch, capsys)
     names = ["SignSGD", "AdamW 8-bit, torchao"]
     bench.main(["--rounds", "1", "--only", *names, "--out", str(tmp_path)])
     written = pd.read_csv(tmp_path / "step.csv")
-    assert list(written.optimizer) == [bench.REFERENCE, *names]
+    assert list(written.optimizer) == [step_cost.REFERENCE, *names]
     text = (tmp_path / "step.md").read_text()
     assert text in capsys.readouterr().out
     assert "AdamW 8-bit, torchao (not installed) |" in text

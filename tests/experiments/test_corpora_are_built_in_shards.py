@@ -7,8 +7,10 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from experiments.corpus import build as corpus
-from experiments.corpus.build import build, read_facts, train_tokenizer
+from experiments.corpus.build import build
+from experiments.corpus.facts import read_facts
 from experiments.corpus.settings import HuggingFaceCorpus
+from experiments.corpus.tokenizer import train_tokenizer
 from experiments.corpus.tokens import read_tokens, verify
 from experiments.settings import ConfigError
 from tests.conftest import all_tokens

@@ -12,12 +12,12 @@ from tokenizers import Tokenizer
 
 from experiments.corpus import sources
 from experiments.corpus.batches import TokenBatches, check_size
-from experiments.corpus.build import build, read_facts
-from experiments.corpus.settings import DocstringCorpus, HuggingFaceCorpus, TextCorpus
+from experiments.corpus.build import build
+from experiments.corpus.facts import read_facts
+from experiments.corpus.settings import Corpus, DocstringCorpus, HuggingFaceCorpus, TextCorpus
 from experiments.corpus.sources import documents, fingerprint
 from experiments.corpus.tokens import read_tokens
-from experiments.plan.grid import Corpus
-from experiments.plan.profile import load_profile
+from experiments.plan.reading import load_profile
 from experiments.settings import ConfigError
 from tests.conftest import TEXT, all_tokens
 

@@ -14,7 +14,7 @@ import pytest
 from experiments.corpus.batches import TokenBatches
 from experiments.files import atomic
 from experiments.launch.launch import launch
-from experiments.launch.slurm.jobs import Queue
+from experiments.launch.slurm.queue import Queue
 from experiments.launch.status import status
 from experiments.runs.folder import RunFolder
 from experiments.runs.history import History

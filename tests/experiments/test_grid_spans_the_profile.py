@@ -4,8 +4,9 @@ import pytest
 
 from analysis.reference import load_reference
 from experiments.optimizers.source_code import source_sha256
-from experiments.plan.grid import RunSpec, plan
-from experiments.plan.profile import CONFIG_DIR, load_profile, profile_names
+from experiments.plan.grid import plan
+from experiments.plan.reading import CONFIG_DIR, load_profile, profile_names
+from experiments.plan.spec import RunSpec
 from tests.conftest import profile_values, write_profile
 
 

@@ -8,7 +8,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from experiments.models.build import build_model
 from experiments.models.settings import GPT2Settings
-from experiments.plan.profile import load_profile
+from experiments.plan.reading import load_profile
 
 MODELS = load_profile("laptop").models
 TINY = GPT2Settings(family="gpt2", layers=2, width=24, heads=3, context=16, vocab_size=50)

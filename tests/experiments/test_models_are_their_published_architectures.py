@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from experiments.models.build import build_model
-from experiments.plan.profile import load_profile
+from experiments.plan.reading import load_profile
 
 MODELS = load_profile("laptop").models
 NANO = ["qwen3-nano", "qwen3-moe-nano", "deepseek-nano"]

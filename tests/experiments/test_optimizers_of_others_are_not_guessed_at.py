@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from experiments.models.build import build_model
-from experiments.optimizers.build import build_optimizer, state_bytes
-from experiments.plan.grid import OptimizerSpec, optimizer_spec, plan
+from experiments.optimizers.build import build_optimizer
+from experiments.optimizers.settings import OptimizerSettings, OptimizerSpec
+from experiments.optimizers.state_bytes import state_bytes
+from experiments.plan.grid import optimizer_spec, plan
 from experiments.plan.preflight import check_runs
-from experiments.plan.profile import OptimizerSettings, lines_named, load_profile
+from experiments.plan.reading import lines_named, load_profile
 from experiments.settings import ConfigError
 from experiments.studies import state_memory as memory
 from experiments.training.checkpoint_file import CheckpointFile

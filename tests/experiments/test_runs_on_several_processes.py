@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from experiments.plan.grid import plan
-from experiments.plan.profile import load_profile
+from experiments.plan.reading import load_profile
 from experiments.runs.folder import RunFolder
 from experiments.settings import ConfigError, parse
 from experiments.training.parallel import ALONE, Parallel

@@ -18,8 +18,8 @@ import torch
 from experiments.corpus.batches import TokenBatches
 from experiments.corpus.tokens import read_tokens
 from experiments.models.build import build_model
-from experiments.plan.grid import OptimizerSpec
-from experiments.plan.profile import load_profile
+from experiments.optimizers.settings import OptimizerSpec
+from experiments.plan.reading import load_profile
 from experiments.runs.metrics import COLUMNS
 from experiments.training.train import train
 from tests.conftest import all_tokens, train_until_power_cut

@@ -10,7 +10,7 @@ import yaml
 from experiments.corpus.settings import DocstringCorpus
 from experiments.launch.slurm.settings import read_cluster
 from experiments.plan.grid import dump_used, plan
-from experiments.plan.profile import CONFIG_DIR, lines_named, load_profile
+from experiments.plan.reading import CONFIG_DIR, lines_named, load_profile
 from experiments.settings import ConfigError, parse
 from experiments.yaml_loader import StrictLoader, line_of, read_yaml
 from tests.conftest import profile_values

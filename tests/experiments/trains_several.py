@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from experiments.corpus.batches import TokenBatches
-from experiments.plan.grid import RunSpec
+from experiments.plan.spec import RunSpec
 from experiments.settings import ConfigError
 from experiments.training.parallel import Parallel
 from experiments.training.train import train

@@ -14,8 +14,10 @@ from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError
 
 from experiments.launch.launch import Failure, Stopped, signals_held_back
-from experiments.launch.slurm import jobs as slurm
-from experiments.launch.slurm.jobs import POLL_SECONDS, Queue, QueuedJob, SlurmError
+from experiments.launch.slurm import commands
+from experiments.launch.slurm.commands import SlurmError
+from experiments.launch.slurm.jobs import job_name, parameters
+from experiments.launch.slurm.queue import POLL_SECONDS, Queue, QueuedJob
 from experiments.launch.slurm.task import TrainingTask
 from experiments.runs.logs import error_of, last_line
 from experiments.settings import ConfigError
@@ -57,7 +59,7 @@ class SlurmLauncher:
     @property
     def name(self) -> str:
         """The job's name."""
-        return slurm.job_name(self.task.spec, self.task.run)
+        return job_name(self.task.spec, self.task.run)
 
     def _cancel(self) -> None:
         """Cancel the job, if there is one."""
@@ -65,7 +67,7 @@ class SlurmLauncher:
         if event != "submitted":
             return
         try:
-            slurm.cancel(job_id)
+            commands.cancel(job_id)
         except SlurmError as error:
             _say(f"job {job_id} was not cancelled, and the same command finds it again: {error}")
         else:
@@ -93,7 +95,7 @@ class SlurmLauncher:
             if not job_id:
                 run.history.append("submitting")
                 executor = SlurmExecutor(run.slurm, max_num_timeout=job.max_attempts)
-                executor.update_parameters(**slurm.parameters(job, self.name))
+                executor.update_parameters(**parameters(job, self.name))
                 try:
                     job_id = executor.submit(self.task).job_id
                 except FailedJobError as failed:
@@ -120,7 +122,7 @@ class SlurmLauncher:
                 if job and "launch failed" in job.reason and "held" in job.reason:
                     # A node could not start it, or the controller forgot that it had; SLURM leaves
                     # it to the user to say that it may try again.
-                    slurm.release(job_id)
+                    commands.release(job_id)
             except SlurmError as error:
                 if time.time() - max(answered, run.last_sign_of_life) > _PATIENCE:
                     raise ConfigError(
@@ -142,7 +144,7 @@ class SlurmLauncher:
         return time.time() - time_ > 3600 * self.task.job.queue_hours
 
     def _give_up(self, job: QueuedJob) -> Failure:
-        slurm.cancel(job.id)
+        commands.cancel(job.id)
         why = f"{job.state} ({job.reason}) for {self.task.job.queue_hours:g} hours"
         return Failure("timeout", f"job {job.id} was {why}", self._log(job.id))
 
@@ -158,7 +160,7 @@ class SlurmLauncher:
         if job_id in exhausted:
             starts = f"{self.task.job.max_attempts} starts of {self.task.job.time_minutes} minutes"
             return Failure("timeout", f"job {job_id} has not finished in {starts}", log)
-        state = slurm.end_of(job_id) or "gone"
+        state = commands.end_of(job_id) or "gone"
         status = "timeout" if state == "TIMEOUT" else "failed"
         return Failure(status, f"job {job_id} {state}: {last_line(log)}", log)
 

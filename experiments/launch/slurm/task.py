@@ -12,7 +12,7 @@ from typing import Any
 from submitit.helpers import DelayedSubmission
 
 from experiments.launch.slurm.settings import JobSettings
-from experiments.plan.grid import RunSpec
+from experiments.plan.spec import RunSpec
 from experiments.runs.folder import RunFolder
 
 

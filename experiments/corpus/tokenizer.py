@@ -1,0 +1,79 @@
+"""The tokenizer of a corpus: trained on its text, or loaded."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from experiments.corpus.settings import CorpusSettings
+from experiments.files import atomic
+from experiments.settings import ConfigError
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, end_of_text: str) -> Tokenizer:
+    """Train a byte-level BPE, which encodes any text without an unknown token."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[end_of_text],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def tokenizer_of(name: str, settings: CorpusSettings, texts: list[str], path: Path) -> Tokenizer:
+    """Return the tokenizer of an earlier attempt, the named one, or one trained on `texts`."""
+    if path.exists():
+        try:
+            return _plain(Tokenizer.from_file(str(path)))
+        except Exception:  # the library raises nothing more special on a damaged file
+            print(f"{path} is damaged: it is made again", flush=True)
+    if settings.tokenizer is None:
+        tokenizer = train_tokenizer(texts, settings.vocab_size, settings.end_of_text)
+    else:
+        tokenizer = _named_tokenizer(name, settings)
+    with atomic(path) as temporary:
+        temporary.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+    return tokenizer
+
+
+def _named_tokenizer(name: str, settings: CorpusSettings) -> Tokenizer:
+    where = f"datasets.{name}"
+    is_file = settings.tokenizer.endswith(".json")
+    try:
+        read = Tokenizer.from_file if is_file else Tokenizer.from_pretrained
+        tokenizer = read(settings.tokenizer)
+    except Exception as error:  # the library raises nothing more special
+        raise ConfigError(
+            f"{where}.tokenizer is {settings.tokenizer!r}, which cannot be read:"
+            f" {' '.join(str(error).split())}"
+        ) from error
+    if tokenizer.token_to_id(settings.end_of_text) is None:
+        raise ConfigError(
+            f"{where}.end_of_text is {settings.end_of_text!r}, but it must be a token of"
+            f" {settings.tokenizer}"
+        )
+    if vocab_size(tokenizer) > settings.vocab_size:
+        raise ConfigError(
+            f"{where}.vocab_size is {settings.vocab_size}, but the highest token of"
+            f" {settings.tokenizer} is {vocab_size(tokenizer) - 1}: it must be above that"
+        )
+    return _plain(tokenizer)
+
+
+def _plain(tokenizer: Tokenizer) -> Tokenizer:
+    """Switch off truncation, padding and random segmentation, which a tokenizer's file may set."""
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    if isinstance(tokenizer.model, models.BPE):
+        tokenizer.model.dropout = None  # arXiv:1910.13267
+    return tokenizer
+
+
+def vocab_size(tokenizer: Tokenizer) -> int:
+    """Return one more than the highest token: the rows that an embedding needs, unused ones too."""
+    return max(tokenizer.get_vocab().values()) + 1

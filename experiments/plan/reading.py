@@ -1,0 +1,82 @@
+"""Reading a profile together with the shared registries."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from experiments.files import FileError
+from experiments.plan.profile import Profile, Registries
+from experiments.settings import ConfigError, LocatedError, Settings, parse
+from experiments.yaml_loader import located, read_yaml
+
+CONFIG_DIR = Path(__file__).parents[1] / "config"
+
+
+_S = TypeVar("_S", bound=Settings)
+
+
+def load_profile(name: str) -> Profile:
+    """Read a profile with the shared registries joined in.
+
+    Args:
+        name: a profile of `experiments/config/`, such as "laptop", or the path of a YAML file.
+
+    Raises:
+        ConfigError: there is no such profile, or something in it is not accepted.
+    """
+    path = _path(name)
+    if not path.is_file():
+        raise LocatedError(
+            f"profile is {name!r}, but it must be one of {', '.join(profile_names())},"
+            " or the path of a YAML file"
+        )
+    profile = _read(path, Profile)
+    joined = {}
+    for kind, file in zip(Registries.model_fields, _registry_files(), strict=True):
+        own, shared = getattr(profile, kind), getattr(_read(file, Registries), kind)
+        for twice in shared.keys() & own.keys():
+            error = ConfigError(
+                f"{kind}.{twice} already stands in {file.name}: choose another name"
+            )
+            raise located(error, path)
+        joined[kind] = shared | own
+    return profile.model_copy(update=joined)
+
+
+@contextmanager
+def lines_named(profile: str, *others: Path) -> Iterator[None]:
+    """Add to a ConfigError the line to mend, of the profile or of a shared registry.
+
+    Args:
+        profile: as of `load_profile`.
+        others: more YAML files that settings come from.
+    """
+    try:
+        yield
+    except (LocatedError, FileError):
+        raise
+    except ConfigError as error:
+        raise located(error, _path(profile), *_registry_files(), *others) from None
+
+
+def profile_names() -> list[str]:
+    """Names of the profiles that come with the project."""
+    return sorted({path.stem for path in CONFIG_DIR.glob("*.yaml")} - set(Registries.model_fields))
+
+
+def _path(profile: str) -> Path:
+    is_path = profile.endswith((".yaml", ".yml"))
+    return Path(profile) if is_path else CONFIG_DIR / f"{profile}.yaml"
+
+
+def _registry_files() -> list[Path]:
+    return [CONFIG_DIR / f"{kind}.yaml" for kind in Registries.model_fields]
+
+
+def _read(path: Path, settings: type[_S]) -> _S:
+    values = read_yaml(path)
+    try:
+        return parse(settings, values)
+    except ConfigError as error:
+        raise located(error, path) from None
