@@ -58,13 +58,13 @@ try:
     RUNS_AT_ONCE = OPTIONS.runs_at_once or len(visible_gpus()) or workflow.cores
     PROFILE = OPTIONS.profile
     if (name := Path(PROFILE).stem) in ("bench", "corpora", "logs", "reference", "runs"):
-        raise ConfigError(f"profile is {name!r}, but results/{name} holds other things: rename it")
+        raise ConfigError((), f"profile is {name!r}, but results/{name} holds other things: rename it")
     for path in (name, workflow.basedir):
         if set(path) & set("{}"):
-            raise ConfigError(f"{path!r} has a brace, which is a wildcard in Snakemake: rename it")
+            raise ConfigError((), f"{path!r} has a brace, which is a wildcard in Snakemake: rename it")
     if any("\udc80" <= character <= "\udcff" for character in name):
         raise ConfigError(
-            f"profile is {name!r}, which is no text in this locale: set LC_ALL=C.UTF-8"
+            (), f"profile is {name!r}, which is no text in this locale: set LC_ALL=C.UTF-8"
         )
     with lines_named(PROFILE, *workflow.overwrite_configfiles):
         profile = load_profile(PROFILE)

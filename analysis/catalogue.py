@@ -141,8 +141,9 @@ def _by_name(found: list[Artefact]) -> dict[str, Artefact]:
                 (row["experiment"], row["model"]) for row in (artefact.rows[0], other.rows[0])
             )
             raise ConfigError(
-                f"experiments.{experiment} has {model!r}, but files named {artefact.name} are those"
-                f" of {first_model!r} in experiments.{first}: one of the names must be another"
+                ("experiments", experiment),
+                f"has {model!r}, but files named {artefact.name} are those"
+                f" of {first_model!r} in experiments.{first}: one of the names must be another",
             )
     return {artefact.name: artefact for artefact in found}
 

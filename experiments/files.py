@@ -14,7 +14,10 @@ from experiments.settings import ConfigError
 
 
 class FileError(ConfigError):
-    """A file or folder that cannot be used: one sentence with its path, and what to do."""
+    """A file or folder that cannot be used: one sentence with its path, and how to mend it."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__((), problem)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import (
@@ -18,13 +19,32 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+Keys = tuple[str, ...]  # keys and list indices from the top of a YAML file to a setting
+
 
 class ConfigError(ValueError):
-    """One sentence that begins with a field, and names its value and what is accepted."""
+    """A setting that is not accepted, as one sentence: field, value, accepted values.
+
+    Args:
+        field: the setting, such as ("training", "lr"); () for an error that is not about one.
+        problem: the rest of the sentence, such as "is -1, but it should be greater than 0".
+        within: the settings that `field` is part of, where the sentence names both.
+
+    Attributes:
+        field: all keys, those of `within` first. They give the line of a file.
+        problem: as given.
+    """
+
+    def __init__(self, field: Keys, problem: str, *, within: Keys = ()) -> None:
+        sentence = f"{dotted(field)}{'' if problem.startswith(':') else ' '}{problem}".strip()
+        super().__init__(f"{dotted(within)}: {sentence}" if within else sentence)
+        self.field = (*within, *field)
+        self.problem = problem
 
 
-class LocatedError(ConfigError):
-    """A ConfigError that names its file already, or that stands in none."""
+def dotted(field: Keys) -> str:
+    """Return a field as text, such as "training.lr"."""
+    return ".".join(field)
 
 
 class Ambiguous(str):
@@ -64,7 +84,8 @@ class Settings(BaseModel):
         known = accepted | set(cls.model_fields)
         unknown = [key for key in values if key not in known] if isinstance(values, dict) else []
         if unknown:
-            raise ValueError(f"unknown key {unknown[0]!r}; accepted: {', '.join(sorted(accepted))}")
+            known_keys = ", ".join(sorted(accepted))
+            raise ValueError(f"unknown key {unknown[0]!r}; accepted: {known_keys}")
         return values
 
     @model_validator(mode="before")
@@ -122,33 +143,54 @@ Unique = Annotated[Items[_T], AfterValidator(_once_each)]  # a set that keeps it
 Plain = Annotated[_T, BeforeValidator(_plain)]  # of a field that takes values of several kinds
 
 
-def parse(settings: type[_S], values: Any, field: str = "") -> _S:
-    """Validate `values`, which stand in `field`, or raise a ConfigError that says so."""
+def parse(settings: type[_S], values: Any, field: Keys = ()) -> _S:
+    """Validate `values`, the settings at `field`.
+
+    Raises:
+        ConfigError: a value is not accepted; its field begins with `field`.
+    """
     try:
         return settings.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        location = [field, *first["loc"]] if field else list(first["loc"])
-        if location[:1] in (["datasets"], ["models"]):  # pydantic names the kind in between
-            del location[2:3]
-        if location[-1:] == ["[key]"]:
-            del location[-1]
-        raise ConfigError(_sentence(first, ".".join(map(str, location)))) from None
+        raise _config_error(first, (*field, *_keys(first, values))) from None
 
 
-def _sentence(error: dict[str, Any], field: str) -> str:
-    """Turn a complaint of pydantic into: field, value, what is accepted."""
+def _keys(error: dict[str, Any], values: Any) -> Iterator[str]:
+    """Yield the keys and indices of a pydantic error's location.
+
+    Pydantic adds the tag of a union, and "[key]" where a key is refused:
+    https://docs.pydantic.dev/latest/errors/errors/
+    """
+    is_missing = error["type"] == "missing"
+    for depth, part in enumerate(error["loc"], start=1):
+        is_key = isinstance(values, dict) and part in values
+        is_index = isinstance(values, (list, tuple)) and isinstance(part, int)
+        if is_key or is_index:
+            values = values[part]
+            yield str(part)
+        elif is_missing and depth == len(error["loc"]):
+            yield str(part)
+
+
+def _config_error(error: dict[str, Any], field: Keys) -> ConfigError:
+    """Return the ConfigError for an error of pydantic."""
     kind, context = error["type"], error.get("ctx", {})
     if kind == "missing":
-        return f"{field} is missing"
+        return ConfigError(field, "is missing")
     if kind == "value_error":
-        return f"{field}: {context['error']}" if field else str(context["error"])
+        inner = context["error"]
+        known = isinstance(inner, ConfigError)
+        return ConfigError(
+            inner.field if known else (), inner.problem if known else str(inner), within=field
+        )
     if kind.startswith("union_tag"):
-        field, accepted = _tag(field, context)
-        return f"{field} is {context.get('tag')!r}, but it must be {accepted}"
+        name, accepted = _tag(context)
+        tag = context.get("tag")
+        return ConfigError((*field, name), f"is {tag!r}, but it must be {accepted}")
     item = context.get("value", error["input"])
-    said = f"{field} {'is' if item is error['input'] else 'has'} {_shown(item)}"
-    return f"{said}, but it should {_accepted(error)}"
+    said = f"{'is' if item is error['input'] else 'has'} {_shown(item)}"
+    return ConfigError(field, f"{said}, but it should {_accepted(error)}")
 
 
 def _accepted(error: dict[str, Any]) -> str:
@@ -166,11 +208,10 @@ def _shown(value: Any) -> str:
     return repr(list(value) if isinstance(value, tuple) else value)
 
 
-def _tag(field: str, context: dict[str, str]) -> tuple[str, str]:
-    """Return the field that tells what kind of settings these are, and what it may be."""
-    name = context["discriminator"].strip("'")
-    tags = context.get("expected_tags")  # missing where the field is
-    return f"{field}.{name}", f"one of {tags}" if tags else "given"
+def _tag(context: dict[str, str]) -> tuple[str, str]:
+    """Return the key that tells the kind of settings, and its accepted values."""
+    tags = context.get("expected_tags")  # missing where the key is missing
+    return context["discriminator"].strip("'"), f"one of {tags}" if tags else "given"
 
 
 def digest(value: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from experiments.settings import Ambiguous, ConfigError, LocatedError
+from experiments.settings import Ambiguous, ConfigError, Keys
 
 _TAG = "tag:yaml.org,2002:"
 _NULL, _BOOL, _INT, _FLOAT, _STR = (
@@ -104,13 +104,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds one mapping.
 
     Raises:
-        LocatedError: the file cannot be read, is not valid YAML or holds something else.
+        ConfigError: the file cannot be read, is not valid YAML or holds something else.
     """
     try:
         text = path.read_bytes().decode("utf-8")
         values = yaml.load(text, Loader=StrictLoader)
     except OSError as error:
-        raise LocatedError(f"{path.name} cannot be read: {error.strerror}") from None
+        raise ConfigError((), f"{path.name} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise _invalid(path, line, "it must be UTF-8 text") from None
@@ -123,59 +123,64 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise _invalid(path, mark.line + 1, problem) from None
     if not isinstance(values, dict):
         content = "empty" if values is None else f"a {type(values).__name__}"
-        raise LocatedError(f"{path.name} is {content}, but it must be a mapping of keys to values")
+        raise ConfigError(
+            (), f"{path.name} is {content}, but it must be a mapping of keys to values"
+        )
     return values
 
 
-def _invalid(path: Path, line: int, problem: str) -> LocatedError:
-    return LocatedError(f"{path.name} is not valid YAML in line {line}: {problem}")
+def _invalid(path: Path, line: int, problem: str) -> ConfigError:
+    return ConfigError((), f"{path.name} is not valid YAML in line {line}: {problem}")
 
 
-def located(error: ConfigError, *paths: Path) -> LocatedError:
-    """Return an error with the file, and the line, in which its field stands most deeply."""
-    found = [(place, path) for path in paths if (place := _place(path, str(error)))]
+def located(error: ConfigError, *paths: Path) -> ConfigError:
+    """Return an error whose sentence begins with a file and, if found, a line.
+
+    An error without a field, and a FileError, names its own file: it is returned as it is.
+
+    Args:
+        error: about a setting of one of the files.
+        paths: YAML files; the line is in the one that has most of the keys of the field.
+    """
+    if not error.field:
+        return error
+    found = [(place, path) for path in paths if (place := _place(path, error.field))]
     if not found:
-        return LocatedError(f"{paths[0].name}: {error}")
-    (line, _), path = max(found, key=lambda place: place[0][1])
-    return LocatedError(f"{path.name}, line {line}: {error}")
+        return ConfigError((), f"{paths[0].name}: {error}")
+    (_, line), path = max(found, key=lambda place: place[0][0])
+    return ConfigError((), f"{path.name}, line {line}: {error}")
 
 
-def _place(path: Path, field: str) -> tuple[int, int] | None:
+def _place(path: Path, field: Keys) -> tuple[int, int] | None:
     try:
         return line_of(path.read_text(encoding="utf-8"), field)
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return None  # the error is about another file
 
 
-def line_of(text: str, field: str) -> tuple[int, int] | None:
-    """Find the longest beginning of a dotted field in YAML.
-
-    Keys may have dots themselves.
+def line_of(text: str, field: Keys) -> tuple[int, int] | None:
+    """Find the line of a field, or of the deepest of its keys that is there.
 
     Args:
         text: YAML that the loader can read.
-        field: such as "by_model.qwen3-0.6b.layout"; what follows it does not matter.
+        field: keys and list indices, outermost first.
 
     Returns:
-        Its line, from 1, and how many keys deep it is; None if its first key is not there.
+        How many of its keys are there, and the line of the last of them, counted from 1; None if
+        its first key is not there.
     """
-    node, line, depth = yaml.compose(text, Loader=StrictLoader), 0, 0
-    while True:
-        # A name must not be the beginning of another one; of several, the longest is meant.
-        begun = [
-            child
-            for child in _children(node)
-            if re.match(rf"{re.escape(child[0])}(?![\w-])", field)
-        ]
-        if not begun:
-            return (line, depth) if depth else None
-        name, mark, node = max(begun, key=lambda child: len(child[0]))
-        field = field.removeprefix(name).lstrip(".: ")
-        line, depth = mark.line + 1, depth + 1
+    node, place = yaml.compose(text, Loader=StrictLoader), None
+    for depth, key in enumerate(field, start=1):
+        found = [(mark, value) for name, mark, value in _children(node) if name == key]
+        if not found:
+            break
+        mark, node = found[-1]
+        place = (depth, mark.line + 1)
+    return place
 
 
 def _children(node: yaml.Node) -> Iterator[tuple[str, yaml.Mark, yaml.Node]]:
-    """Yield name, place and value of what a list or a mapping holds."""
+    """Yield name, place and value of the items of a list or a mapping."""
     if isinstance(node, yaml.SequenceNode):
         for i, item in enumerate(node.value):
             yield str(i), item.start_mark, item

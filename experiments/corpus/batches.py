@@ -19,14 +19,16 @@ def check_size(facts: CorpusFacts, batch_size: int, context: int) -> None:
     """
     if batch_size * context >= facts.train_tokens:
         raise ConfigError(
-            f"training.batch_size × training.context is {batch_size} × {context} ="
+            ("training", "batch_size"),
+            f"× training.context is {batch_size} × {context} ="
             f" {batch_size * context} tokens, but it must be below the {facts.train_tokens}"
-            f" training tokens of dataset {facts.name!r}"
+            f" training tokens of dataset {facts.name!r}",
         )
     if context >= facts.val_tokens:
         raise ConfigError(
-            f"training.context is {context}, but it must be below the {facts.val_tokens}"
-            f" validation tokens of dataset {facts.name!r}"
+            ("training", "context"),
+            f"is {context}, but it must be below the {facts.val_tokens}"
+            f" validation tokens of dataset {facts.name!r}",
         )
 
 

@@ -54,8 +54,9 @@ def build(name: str, settings: CorpusSettings, folder: Path) -> CorpusFacts:
     val_tokens = round(total * settings.validation_fraction)
     if not val_tokens:
         raise ConfigError(
-            f"datasets.{name} has {total} tokens, but there must be at least one to train on and"
-            " one for validation"
+            ("datasets", name),
+            f"has {total} tokens, but there must be at least one to train on and one for"
+            " validation",
         )
     facts = CorpusFacts(
         name=name,

@@ -76,8 +76,9 @@ def _docstrings(name: str, settings: DocstringCorpus) -> Iterator[str]:
                 found |= dict.fromkeys(_docstrings_of(path))
             except (SyntaxError, UnicodeDecodeError) as error:
                 raise ConfigError(
-                    f"datasets.{name}.packages has {package!r}, of which {file} cannot be read"
-                    f" ({error}): name it in exclude"
+                    ("datasets", name, "packages"),
+                    f"has {package!r}, of which {file} cannot be read ({error}): name it in"
+                    " exclude",
                 ) from None
     texts = list(found)
     random.Random(0).shuffle(texts)
@@ -100,7 +101,8 @@ def _modules(name: str, package: str, settings: DocstringCorpus) -> dict[str, Pa
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None or not spec.submodule_search_locations:
         raise ConfigError(
-            f"datasets.{name}.packages has {package!r}, but it must be an installed package"
+            ("datasets", name, "packages"),
+            f"has {package!r}, but it must be an installed package",
         )
     root = Path(spec.origin).parent
     paths = sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).parts)
@@ -154,7 +156,9 @@ def _tokenizer_content(name: str, tokenizer: str) -> str:
     if not tokenizer.endswith(".json"):
         return tokenizer
     if not Path(tokenizer).is_file():
-        raise ConfigError(f"datasets.{name}.tokenizer is {tokenizer!r}, but no such file exists")
+        raise ConfigError(
+            ("datasets", name, "tokenizer"), f"is {tokenizer!r}, but no such file exists"
+        )
     return file_sha256(Path(tokenizer))
 
 
@@ -180,20 +184,22 @@ def _huggingface(name: str, settings: HuggingFaceCorpus) -> Iterator[str]:
         )
     except Exception as error:  # of many libraries: no network, no such name, split or revision
         raise ConfigError(
-            f"datasets.{name}.path is {settings.path!r}, which cannot be read:"
-            f" {' '.join(str(error).split())}"
+            ("datasets", name, "path"),
+            f"is {settings.path!r}, which cannot be read: {' '.join(str(error).split())}",
         ) from error
     for number, row in enumerate(islice(rows, settings.max_documents)):
         if settings.text_field not in row:
             raise ConfigError(
-                f"datasets.{name}.text_field is {settings.text_field!r}, but it must be a column"
-                f" of text; the columns are {', '.join(row)}"
+                ("datasets", name, "text_field"),
+                f"is {settings.text_field!r}, but it must be a column of text; the columns are"
+                f" {', '.join(row)}",
             )
         text = row[settings.text_field]
         if not isinstance(text, str):
             raise ConfigError(
-                f"datasets.{name}: row {number}, counted from 0, has no text in the column"
-                f" {settings.text_field!r}, but {text!r}: each row must have text there"
+                ("datasets", name),
+                f": row {number}, counted from 0, has no text in the column"
+                f" {settings.text_field!r}, but {text!r}: each row must have text there",
             )
         yield text
 
@@ -204,7 +210,9 @@ def _paths(name: str, settings: TextCorpus) -> list[Path]:
     for pattern in settings.files:
         found = [path for path in glob(pattern, recursive=True) if Path(path).is_file()]
         if not found:
-            raise ConfigError(f"datasets.{name}.files has {pattern!r}, but no such file exists")
+            raise ConfigError(
+                ("datasets", name, "files"), f"has {pattern!r}, but no such file exists"
+            )
         paths.update(found)
     return [Path(path) for path in sorted(paths)]
 
@@ -221,14 +229,16 @@ def _text_files(name: str, settings: TextCorpus) -> dict[str, Path]:
             content.decode("utf-8")
         except UnicodeDecodeError as error:
             raise ConfigError(
-                f"datasets.{name}.files has {str(path)!r}, which must be UTF-8 text but has an"
-                f" invalid byte at offset {error.start}"
+                ("datasets", name, "files"),
+                f"has {str(path)!r}, which must be UTF-8 text but has an invalid byte at offset"
+                f" {error.start}",
             ) from None
         if content:
             found.setdefault(hashlib.sha256(content).hexdigest(), path)
     if not found:
         raise ConfigError(
-            f"datasets.{name}.files has {str(path)!r}, which is empty: it must hold text"
+            ("datasets", name, "files"),
+            f"has {str(path)!r}, which is empty: it must hold text",
         )
     return found
 

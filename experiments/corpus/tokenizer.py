@@ -42,25 +42,26 @@ def tokenizer_of(name: str, settings: CorpusSettings, texts: list[str], path: Pa
 
 
 def _named_tokenizer(name: str, settings: CorpusSettings) -> Tokenizer:
-    where = f"datasets.{name}"
+    where = ("datasets", name)
     is_file = settings.tokenizer.endswith(".json")
     try:
         read = Tokenizer.from_file if is_file else Tokenizer.from_pretrained
         tokenizer = read(settings.tokenizer)
     except Exception as error:  # the library raises nothing more special
         raise ConfigError(
-            f"{where}.tokenizer is {settings.tokenizer!r}, which cannot be read:"
-            f" {' '.join(str(error).split())}"
+            (*where, "tokenizer"),
+            f"is {settings.tokenizer!r}, which cannot be read: {' '.join(str(error).split())}",
         ) from error
     if tokenizer.token_to_id(settings.end_of_text) is None:
         raise ConfigError(
-            f"{where}.end_of_text is {settings.end_of_text!r}, but it must be a token of"
-            f" {settings.tokenizer}"
+            (*where, "end_of_text"),
+            f"is {settings.end_of_text!r}, but it must be a token of {settings.tokenizer}",
         )
     if vocab_size(tokenizer) > settings.vocab_size:
         raise ConfigError(
-            f"{where}.vocab_size is {settings.vocab_size}, but the highest token of"
-            f" {settings.tokenizer} is {vocab_size(tokenizer) - 1}: it must be above that"
+            (*where, "vocab_size"),
+            f"is {settings.vocab_size}, but the highest token of {settings.tokenizer} is"
+            f" {vocab_size(tokenizer) - 1}: it must be above that",
         )
     return _plain(tokenizer)
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from experiments.settings import Settings
+from experiments.settings import ConfigError, Settings
 
 
 class _Model(Settings):
@@ -25,7 +25,9 @@ class GPT2Settings(_Model):
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "GPT2Settings":
         if self.width % self.heads:
-            raise ValueError(f"heads is {self.heads}, but it must divide width, {self.width}")
+            raise ConfigError(
+                ("heads",), f"is {self.heads}, but it must divide width, {self.width}"
+            )
         return self
 
     @property
@@ -52,7 +54,9 @@ class Qwen3Settings(_Rotary):
     @model_validator(mode="after")
     def _kv_heads_divide_heads(self) -> "Qwen3Settings":
         if self.heads % self.kv_heads:
-            raise ValueError(f"kv_heads is {self.kv_heads}, but it must divide heads, {self.heads}")
+            raise ConfigError(
+                ("kv_heads",), f"is {self.kv_heads}, but it must divide heads, {self.heads}"
+            )
         return self
 
     @property
@@ -74,9 +78,9 @@ class _Mixture(Settings):
     @model_validator(mode="after")
     def _tokens_find_their_experts(self) -> "_Mixture":
         if self.experts_per_token > self.experts:
-            raise ValueError(
-                f"experts_per_token is {self.experts_per_token}, but it must be at most experts,"
-                f" {self.experts}"
+            raise ConfigError(
+                ("experts_per_token",),
+                f"is {self.experts_per_token}, but it must be at most experts, {self.experts}",
             )
         return self
 
@@ -101,7 +105,9 @@ class DeepseekV2Settings(_Mixture, _Rotary):
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "DeepseekV2Settings":
         if self.width % self.heads:
-            raise ValueError(f"heads is {self.heads}, but it must divide width, {self.width}")
+            raise ConfigError(
+                ("heads",), f"is {self.heads}, but it must divide width, {self.width}"
+            )
         return self
 
     @property

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from experiments.optimizers.import_class import arguments, import_class
 from experiments.optimizers.settings import OptimizerSpec
 from experiments.optimizers.user_code import describe, errors_told
-from experiments.settings import ConfigError
+from experiments.settings import ConfigError, Keys, dotted
 
 
 def build_optimizer(
@@ -30,31 +30,34 @@ def build_optimizer(
         ConfigError: the class cannot be imported, is no optimizer that the training loop can use,
             has no such argument, or raises an error when it is made.
     """
-    where = f"optimizers.{spec.name}"
+    where = ("optimizers", spec.name)
     optimizer_class = import_class(spec.class_path, where)
     accepted = arguments(optimizer_class)
     for name in spec.args:
         if name in ("lr", "weight_decay"):
-            raise ConfigError(f"{where}.args has {name!r}, but that is a training setting")
+            raise ConfigError((*where, "args"), f"has {name!r}, but that is a training setting")
         if name not in accepted:
             raise ConfigError(
-                f"{where}.args has {name!r}, but {spec.class_path} accepts only"
-                f" {', '.join(accepted[1:])}"
+                (*where, "args"),
+                f"has {name!r}, but {spec.class_path} accepts only {', '.join(accepted[1:])}",
             )
     if "weight_decay" not in accepted and weight_decay:
         raise ConfigError(
-            f"training.weight_decay is {weight_decay:g}, but {spec.class_path} of {where} has no"
-            " weight decay: it must be 0"
+            ("training", "weight_decay"),
+            f"is {weight_decay:g}, but {spec.class_path} of {dotted(where)} has no weight decay: it"
+            " must be 0",
         )
     by_name = accepted[:1] == ["named_parameters"]
     params = list(model.named_parameters()) if by_name else _groups(model, weight_decay)
-    refused = f"{where}.class is {spec.class_path!r}, but it cannot be made"
-    with errors_told(refused, spec.class_path):
+    refused = f"is {spec.class_path!r}, but it cannot be made"
+    with errors_told((*where, "class"), refused, spec.class_path):
         try:
             optimizer = optimizer_class(params, lr=lr, **deepcopy(spec.args))
         except (AssertionError, TypeError, ValueError) as error:
             reason = describe(error, spec.class_path)
-            raise ConfigError(f"{where}.args: {spec.class_path} refuses them: {reason}") from error
+            raise ConfigError(
+                (*where, "args"), f": {spec.class_path} refuses them: {reason}"
+            ) from error
         _check_groups(optimizer, spec.class_path, where)
     if by_name:  # such a class makes its own groups; the choice of what decays stays ours
         for group in optimizer.param_groups:
@@ -76,9 +79,10 @@ def _decays(param: Tensor) -> bool:
     return param.ndim >= 2
 
 
-def _check_groups(optimizer: Optimizer, class_path: str, where: str) -> None:
+def _check_groups(optimizer: Optimizer, class_path: str, where: Keys) -> None:
     """Refuse an optimizer whose learning rates a schedule cannot set."""
     if not optimizer.param_groups or any("lr" not in group for group in optimizer.param_groups):
         raise ConfigError(
-            f"{where}.class is {class_path!r}, but it must have parameter groups, each with an lr"
+            (*where, "class"),
+            f"is {class_path!r}, but it must have parameter groups, each with an lr",
         )

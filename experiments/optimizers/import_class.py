@@ -6,29 +6,29 @@ from importlib import import_module
 from torch.optim import Optimizer
 
 from experiments.optimizers.user_code import errors_told
-from experiments.settings import ConfigError
+from experiments.settings import ConfigError, Keys
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
-def import_class(class_path: str, where: str) -> type[Optimizer]:
+def import_class(class_path: str, where: Keys) -> type[Optimizer]:
     """Return a class that the training loop can use: the loop calls `step()`, and no more.
 
     Args:
         class_path: such as "torch.optim.SGD".
-        where: the entry it stands in, such as "optimizers.sgd".
+        where: the entry it stands in, such as ("optimizers", "sgd").
 
     Raises:
         ConfigError: it cannot be imported, is no optimizer, or asks more of the loop.
     """
     module, _, name = class_path.rpartition(".")
-    field = f"{where}.class is {class_path!r}, but"
-    with errors_told(f"{field} it must be importable", class_path):
+    field, problem = (*where, "class"), f"is {class_path!r}, but"
+    with errors_told(field, f"{problem} it must be importable", class_path):
         found = getattr(import_module(module), name)
     if not (inspect.isclass(found) and issubclass(found, Optimizer)):
-        raise ConfigError(f"{field} it must be a subclass of torch.optim.Optimizer")
+        raise ConfigError(field, f"{problem} it must be a subclass of torch.optim.Optimizer")
     if inspect.unwrap(found.step) is inspect.unwrap(Optimizer.step):
-        raise ConfigError(f"{field} it must have a method step")
+        raise ConfigError(field, f"{problem} it must have a method step")
     required = [
         parameter.name
         for parameter in [*inspect.signature(found.step).parameters.values()][1:]
@@ -36,13 +36,15 @@ def import_class(class_path: str, where: str) -> type[Optimizer]:
     ]
     if required:
         raise ConfigError(
-            f"{field} its step asks for {', '.join(required)}: it must work without arguments, and"
-            " closures that evaluate the loss again are not supported"
+            field,
+            f"{problem} its step asks for {', '.join(required)}: it must work without arguments,"
+            " and closures that evaluate the loss again are not supported",
         )
     if all(callable(getattr(found, mode, None)) for mode in ("train", "eval")):
         raise ConfigError(
-            f"{field} it has methods train and eval: optimizers that switch between training and"
-            " evaluation are not supported"
+            field,
+            f"{problem} it has methods train and eval: optimizers that switch between training and"
+            " evaluation are not supported",
         )
     return found
 

@@ -7,18 +7,19 @@ from textwrap import shorten
 from traceback import walk_tb
 
 from experiments.optimizers.source_code import is_installed
-from experiments.settings import ConfigError
+from experiments.settings import ConfigError, Keys
 
 _LONGEST = 300  # characters of a message; torch's may have a stack of C++
 _PROJECT = str(Path(__file__).parents[1])
 
 
 @contextmanager
-def errors_told(sentence: str, class_path: str) -> Iterator[None]:
+def errors_told(field: Keys, problem: str, class_path: str) -> Iterator[None]:
     """Turn whatever a user's code raises into a ConfigError.
 
     Args:
-        sentence: beginning of the message; what was raised, and where, is added.
+        field: the setting that names the class; () for none.
+        problem: beginning of the message; the error and its place are added.
         class_path: the class that is used, such as "my_package.MyOptimizer".
 
     Raises:
@@ -29,7 +30,7 @@ def errors_told(sentence: str, class_path: str) -> Iterator[None]:
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"{sentence}: {describe(error, class_path)}") from error
+        raise ConfigError(field, f"{problem}: {describe(error, class_path)}") from error
 
 
 def describe(error: BaseException, class_path: str) -> str:

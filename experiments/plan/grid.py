@@ -15,7 +15,7 @@ from experiments.optimizers.settings import OptimizerSettings, OptimizerSpec
 from experiments.optimizers.source_code import source_sha256
 from experiments.plan.profile import Experiment, ModelTraining, Profile, TrainingSettings
 from experiments.plan.spec import PlannedRun, RunSpec
-from experiments.settings import ConfigError, parse
+from experiments.settings import ConfigError, Keys, parse
 from experiments.yaml_loader import StrictDumper
 
 
@@ -28,7 +28,7 @@ def plan(profile: Profile) -> list[PlannedRun]:
         ConfigError: a name is not in its registry, or settings do not fit together.
     """
     for name in profile.by_model:
-        _look_up(profile.models, name, "by_model")
+        _look_up(profile.models, name, ("by_model",))
     # Both read files, each of which belongs to many runs.
     corpus_of, source_of = cache(partial(_corpus, profile)), cache(source_sha256)
     runs = [
@@ -69,8 +69,8 @@ def _check_labels(runs: list[PlannedRun]) -> None:
         same_label = by_label.setdefault(run.label, optimizer)
         if same_label != optimizer:
             raise ConfigError(
-                f"optimizers.{optimizer}.label is {run.label!r}, but {same_label} has that label:"
-                " it must be another one"
+                ("optimizers", optimizer, "label"),
+                f"is {run.label!r}, but {same_label} has that label: it must be another one",
             )
 
 
@@ -81,11 +81,11 @@ def _expand(
     corpus_of: Callable[[str], Corpus],
     source_of: Callable[[str], str | None],
 ) -> list[PlannedRun]:
-    where = f"experiments.{name}"
+    where = ("experiments", name)
     varied = [(argument, value) for argument, values in experiment.args.items() for value in values]
     runs = []
     for model_name in experiment.models:
-        model = _look_up(profile.models, model_name, f"{where}.models")
+        model = _look_up(profile.models, model_name, (*where, "models"))
         corpus, training = corpus_of(_dataset(profile, model_name)), _training(profile, model_name)
         _check_fit(profile, model_name, model, corpus, training)
         _check_layout(profile, model_name, model)
@@ -95,7 +95,7 @@ def _expand(
             experiment.lr or [training.lr],
             experiment.seeds,
         ):
-            entry = _look_up(profile.optimizers, optimizer_name, f"{where}.optimizers")
+            entry = _look_up(profile.optimizers, optimizer_name, (*where, "optimizers"))
             varied_args = {argument: value} if argument else {}
             optimizer = optimizer_spec(optimizer_name, entry, model, varied_args)
             source = {"source_sha256": source_of(entry.class_path)}
@@ -127,7 +127,7 @@ def optimizer_spec(
         name=name,
         class_path=entry.class_path,
         args={
-            key: _resolve(value, model, f"optimizers.{name}.args.{key}")
+            key: _resolve(value, model, ("optimizers", name, "args", key))
             for key, value in (entry.args | args).items()
         },
     )
@@ -136,7 +136,7 @@ def optimizer_spec(
 def _dataset(profile: Profile, model_name: str) -> str:
     """Return the dataset that a model is trained on, in every experiment of the profile."""
     own = profile.by_model.get(model_name, ModelTraining()).dataset
-    field = f"by_model.{model_name}.dataset" if own else "dataset"
+    field = ("by_model", model_name, "dataset") if own else ("dataset",)
     _look_up(profile.datasets, own or profile.dataset, field)
     return own or profile.dataset
 
@@ -149,23 +149,23 @@ def _corpus(profile: Profile, dataset: str) -> Corpus:
 def _training(profile: Profile, model_name: str) -> TrainingSettings:
     """Return how a model is trained, in every experiment of the profile."""
     own = profile.by_model.get(model_name, ModelTraining()).training
-    field = f"by_model.{model_name}.training" if own else "training"
+    field = ("by_model", model_name, "training") if own else ("training",)
     return parse(TrainingSettings, profile.training | own, field)
 
 
-def _look_up(registry: dict[str, Any], name: str, field: str) -> Any:
+def _look_up(registry: dict[str, Any], name: str, field: Keys) -> Any:
     if name not in registry:
-        raise ConfigError(f"{field} has {name!r}, but it must be one of {', '.join(registry)}")
+        raise ConfigError(field, f"has {name!r}, but it must be one of {', '.join(registry)}")
     return registry[name]
 
 
-def _resolve(value: Any, model: ModelSettings, field: str) -> Any:
+def _resolve(value: Any, model: ModelSettings, field: Keys) -> Any:
     """Replace "$model.<field>" by that field of the model."""
     if not (isinstance(value, str) and value.startswith("$")):
         return value
     accepted = [f"$model.{name}" for name in (*type(model).model_fields, "head_rows")]
     if value not in accepted:
-        raise ConfigError(f"{field} is {value!r}, but it must be one of {', '.join(accepted)}")
+        raise ConfigError(field, f"is {value!r}, but it must be one of {', '.join(accepted)}")
     return getattr(model, value.removeprefix("$model."))
 
 
@@ -175,13 +175,14 @@ def _check_fit(
     if training.context > model.context:
         is_own = "context" in profile.by_model.get(name, ModelTraining()).training
         raise ConfigError(
-            f"{f'by_model.{name}.' if is_own else ''}training.context is {training.context}, but"
-            f" {name} takes at most {model.context} tokens"
+            (*(("by_model", name) if is_own else ()), "training", "context"),
+            f"is {training.context}, but {name} takes at most {model.context} tokens",
         )
     if corpus.settings.vocab_size > model.vocab_size:
         raise ConfigError(
-            f"datasets.{corpus.name}.vocab_size is {corpus.settings.vocab_size}, but the"
-            f" embedding of {name} has only {model.vocab_size} rows"
+            ("datasets", corpus.name, "vocab_size"),
+            f"is {corpus.settings.vocab_size}, but the embedding of {name} has only"
+            f" {model.vocab_size} rows",
         )
 
 
@@ -190,6 +191,7 @@ def _check_layout(profile: Profile, name: str, model: ModelSettings) -> None:
     experts = getattr(model, "experts", 1)
     if experts % layout.ep:
         raise ConfigError(
-            f"by_model.{name}.layout.ep is {layout.ep}, but it must divide the experts of {name},"
-            f" {experts if experts > 1 else 'which has none'}"
+            ("by_model", name, "layout", "ep"),
+            f"is {layout.ep}, but it must divide the experts of {name},"
+            f" {experts if experts > 1 else 'which has none'}",
         )

@@ -52,5 +52,5 @@ def _try_optimizer(run: PlannedRun) -> None:
             model = model.to_empty(device="cpu")
             build_optimizer(spec.optimizer, model, training.lr, training.weight_decay)
     except ConfigError as error:
-        where = f"experiments.{run.experiment}.args: " if run.argument else ""
-        raise ConfigError(f"{where}{error}") from error
+        within = ("experiments", run.experiment, "args") if run.argument else ()
+        raise ConfigError(error.field, error.problem, within=within) from error

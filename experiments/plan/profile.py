@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from experiments.corpus.settings import CorpusSettings
 from experiments.models.settings import ModelSettings
 from experiments.optimizers.settings import OptimizerSettings
-from experiments.settings import Plain, Settings, Unique
+from experiments.settings import ConfigError, Plain, Settings, Unique
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
@@ -44,17 +44,18 @@ class TrainingSettings(Settings):
     @model_validator(mode="after")
     def _fields_agree(self) -> "TrainingSettings":
         if self.warmup_steps >= self.steps:
-            raise ValueError(
-                f"warmup_steps is {self.warmup_steps}, but it must be below steps, {self.steps}"
+            raise ConfigError(
+                ("warmup_steps",),
+                f"is {self.warmup_steps}, but it must be below steps, {self.steps}",
             )
         if self.steps % self.val_every:
-            raise ValueError(
-                f"val_every is {self.val_every}, but it must divide steps, {self.steps}"
+            raise ConfigError(
+                ("val_every",), f"is {self.val_every}, but it must divide steps, {self.steps}"
             )
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"micro_batch_size is {self.micro_batch_size}, but it must divide batch_size,"
-                f" {self.batch_size}"
+            raise ConfigError(
+                ("micro_batch_size",),
+                f"is {self.micro_batch_size}, but it must divide batch_size, {self.batch_size}",
             )
         return self
 
@@ -94,13 +95,14 @@ class Layout(Settings):
     @model_validator(mode="after")
     def _parts_divide_devices(self) -> "Layout":
         if self.devices % (self.tp * self.pp):
-            raise ValueError(
-                f"tp × pp is {self.tp} × {self.pp}, but it must divide devices, {self.devices}"
+            raise ConfigError(
+                ("tp",),
+                f"× pp is {self.tp} × {self.pp}, but it must divide devices, {self.devices}",
             )
         copies = self.devices // (self.tp * self.pp)
         if copies % self.ep:
-            raise ValueError(
-                f"ep is {self.ep}, but it must divide devices / (tp × pp), which is {copies}"
+            raise ConfigError(
+                ("ep",), f"is {self.ep}, but it must divide devices / (tp × pp), which is {copies}"
             )
         return self
 

@@ -5,9 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from experiments.files import FileError
 from experiments.plan.profile import Profile, Registries
-from experiments.settings import ConfigError, LocatedError, Settings, parse
+from experiments.settings import ConfigError, Settings, parse
 from experiments.yaml_loader import located, read_yaml
 
 CONFIG_DIR = Path(__file__).parents[1] / "config"
@@ -27,9 +26,10 @@ def load_profile(name: str) -> Profile:
     """
     path = _path(name)
     if not path.is_file():
-        raise LocatedError(
+        raise ConfigError(
+            (),
             f"profile is {name!r}, but it must be one of {', '.join(profile_names())},"
-            " or the path of a YAML file"
+            " or the path of a YAML file",
         )
     profile = _read(path, Profile)
     joined = {}
@@ -37,7 +37,7 @@ def load_profile(name: str) -> Profile:
         own, shared = getattr(profile, kind), getattr(_read(file, Registries), kind)
         for twice in shared.keys() & own.keys():
             error = ConfigError(
-                f"{kind}.{twice} already stands in {file.name}: choose another name"
+                (kind, twice), f"already stands in {file.name}: choose another name"
             )
             raise located(error, path)
         joined[kind] = shared | own
@@ -54,8 +54,6 @@ def lines_named(profile: str, *others: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (LocatedError, FileError):
-        raise
     except ConfigError as error:
         raise located(error, _path(profile), *_registry_files(), *others) from None
 

@@ -96,7 +96,7 @@ def count_state(spec: OptimizerSpec, model: nn.Module) -> StateCount:
         param.grad = torch.empty_like(param) if param is first else None
     try:
         optimizer = build_optimizer(spec, model, lr=1e-3, weight_decay=0.0)
-        with errors_told(f"{spec.class_path} cannot step without memory", spec.class_path):
+        with errors_told((), f"{spec.class_path} cannot step without memory", spec.class_path):
             optimizer.step()
     except ConfigError as error:
         return _gap(model, error)

@@ -74,9 +74,10 @@ def check_shapes(saved: State, fresh: State) -> None:
             shape, wanted = (getattr(state[key], "shape", None) for state in (values, expected))
             if shape is not None and wanted is not None and shape != wanted:
                 raise ConfigError(
+                    (),
                     f"{key} of {name} was saved with shape {tuple(shape)}, but it must have"
                     f" {tuple(wanted)}: blocks of codes were cut by another number of"
-                    " processes; go on with as many as before, or with strategy ddp from the start"
+                    " processes; go on with as many as before, or with strategy ddp from the start",
                 )
 
 

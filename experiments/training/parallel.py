@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from experiments.plan.profile import TrainingSettings
 from experiments.plan.spec import RunSpec
-from experiments.settings import ConfigError, Settings
+from experiments.settings import ConfigError, Keys, Settings
 
 
 class Parallel(Settings):
@@ -29,14 +29,16 @@ class Parallel(Settings):
     @model_validator(mode="after")
     def _parts_fit(self) -> "Parallel":
         if self.tasks_per_node % self.tensor_parallel:
-            raise ValueError(
-                f"tensor_parallel is {self.tensor_parallel}, but it must divide tasks_per_node,"
-                f" {self.tasks_per_node}"
+            raise ConfigError(
+                ("tensor_parallel",),
+                f"is {self.tensor_parallel}, but it must divide tasks_per_node,"
+                f" {self.tasks_per_node}",
             )
         if self.tensor_parallel > 1 and self.strategy != "fsdp":
-            raise ValueError(
-                f"tensor_parallel is {self.tensor_parallel}, but with strategy {self.strategy} it"
-                " must be 1: it needs fsdp"
+            raise ConfigError(
+                ("tensor_parallel",),
+                f"is {self.tensor_parallel}, but with strategy {self.strategy} it"
+                " must be 1: it needs fsdp",
             )
         return self
 
@@ -61,7 +63,7 @@ class Parallel(Settings):
         part = training.batch_size // self.data_parallel
         return min(training.micro_batch_size or part, part)
 
-    def check(self, spec: RunSpec, where: str) -> None:
+    def check(self, spec: RunSpec, where: Keys) -> None:
         """Refuse a run that the processes cannot share.
 
         Args:
@@ -75,27 +77,31 @@ class Parallel(Settings):
         size, parts = training.batch_size, self.data_parallel
         if size % parts:
             raise ConfigError(
-                f"{where}: a batch of {spec.model_name} is split over {parts} processes, but their"
-                f" number must divide training.batch_size, {size}"
+                where,
+                f": a batch of {spec.model_name} is split over {parts} processes, but their number"
+                f" must divide training.batch_size, {size}",
             )
         if size // parts % self.micro_batch_size(training):
             raise ConfigError(
-                f"{where}: each of {parts} processes trains on {size // parts} sequences of a batch"
-                f" of {spec.model_name}, but that must be a multiple of training.micro_batch_size,"
-                f" {training.micro_batch_size}"
+                where,
+                f": each of {parts} processes trains on {size // parts} sequences of a batch of"
+                f" {spec.model_name}, but that must be a multiple of training.micro_batch_size,"
+                f" {training.micro_batch_size}",
             )
         if self.tensor_parallel == 1:
             return
         if spec.model.family != "qwen3":
             raise ConfigError(
-                f"{where}.tensor_parallel is {self.tensor_parallel}, but for {spec.model_name} it"
-                " must be 1: only dense Qwen3 models can be split so"
+                (*where, "tensor_parallel"),
+                f"is {self.tensor_parallel}, but for {spec.model_name} it must be 1: only dense"
+                " Qwen3 models can be split so",
             )
         for field in ("kv_heads", "mlp_width"):
             if getattr(spec.model, field) % self.tensor_parallel:
                 raise ConfigError(
-                    f"{where}.tensor_parallel is {self.tensor_parallel}, but it must divide the"
-                    f" {field} of {spec.model_name}, {getattr(spec.model, field)}"
+                    (*where, "tensor_parallel"),
+                    f"is {self.tensor_parallel}, but it must divide the {field} of"
+                    f" {spec.model_name}, {getattr(spec.model, field)}",
                 )
 
 

@@ -64,7 +64,7 @@ def train(
     facts = read_facts(corpus)
     expected_text = getattr(spec.corpus.settings, "sha256", None)
     check_size(facts, spec.training.batch_size, spec.training.context)
-    parallel.check(spec, "parallel")
+    parallel.check(spec, ("parallel",))
     is_first = environment().global_rank() == 0
     make_folder(folder)
     # Wait where another process trains it: one whose launcher was killed, or whose job was

@@ -137,7 +137,9 @@ def test_the_line_to_mend_is_named(tmp_path, text_file, change, value, line):
 def test_a_line_of_a_shared_registry_is_named_there():
     expected = pytest.raises(ConfigError, match=r"^optimizers.yaml, line \d+: optimizers.lion.args")
     with expected, lines_named("laptop"):
-        raise ConfigError("optimizers.lion.args has 'x', but lion_pytorch.Lion accepts only lr")
+        raise ConfigError(
+            ("optimizers", "lion", "args"), "has 'x', but lion_pytorch.Lion accepts only lr"
+        )
 
 
 def test_a_precision_that_an_optimizer_lacks_is_refused(tmp_path, text_file, tiny_corpus):

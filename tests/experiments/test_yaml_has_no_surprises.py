@@ -183,23 +183,27 @@ def test_a_list_of_mappings_may_be_merged_and_a_merge_may_be_merged():
 
 
 @pytest.mark.parametrize(
-    ("field", "line"),
+    ("field", "depth", "line"),
     [
-        ("second.seeds is", 5),
-        ("second.models.1 is", 4),
-        ("second.models has", 2),
-        ("second.lr is", 1),
-        ("124.x is", 6),
-        ("a.b is", 7),
-        ("a.b.c is", 8),
+        (("second", "seeds"), 2, 5),
+        (("second", "models", "1"), 3, 4),
+        (("second", "models"), 2, 2),
+        (("second", "models", "2"), 2, 2),
+        (("second", "lr", "0"), 2, 1),
+        (("124", "x"), 2, 6),
+        (("a.b",), 1, 7),
+        (("a.b", "c"), 2, 7),
+        (("a.b.c",), 1, 8),
+        (("a.b.c", "args"), 1, 8),
     ],
 )
-def test_the_line_of_a_field_is_found_in_what_is_merged_and_in_lists(field, line):
+def test_the_line_of_a_field_is_found_in_what_is_merged_and_in_lists(field, depth, line):
     text = (
         "first: &f {lr: 1}\nbase: &b {models: [\n  a,\n  b]}\n"
         "second: {<<: [*b, *f], seeds: [0]}\n'124': {x: 1}\na.b: {c: 1}\na.b.c: 1\n"
     )
-    assert line_of(text, field)[0] == line
+    assert line_of(text, field) == (depth, line)
+    assert line_of(text, ("third", *field)) is None
 
 
 BROKEN = [

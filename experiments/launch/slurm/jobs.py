@@ -17,7 +17,7 @@ from experiments.launch.slurm.commands import COMMANDS, SlurmError, run_command
 from experiments.launch.slurm.settings import ClusterSettings, JobSettings
 from experiments.plan.spec import RunSpec
 from experiments.runs.folder import RunFolder
-from experiments.settings import ConfigError, LocatedError
+from experiments.settings import ConfigError
 
 
 def parameters(job: JobSettings, name: str) -> dict[str, Any]:
@@ -82,27 +82,30 @@ def check_cluster(cluster: ClusterSettings, models: Iterable[str]) -> None:
     """
     for command in COMMANDS:
         if not shutil.which(command):
-            raise LocatedError(
+            raise ConfigError(
+                (),
                 f"{command} is not on PATH, but submitting to SLURM needs"
                 f" {', '.join(COMMANDS)}: start where they are, or without the profile for SLURM"
-                " to train on this machine"
+                " to train on this machine",
             )
     try:
         partitions = sorted(set(run_command("sinfo", "--noheader", "--format=%R").split()))
     except SlurmError as error:
-        raise LocatedError(f"SLURM does not answer, and nothing was submitted: {error}") from None
+        raise ConfigError(
+            (), f"SLURM does not answer, and nothing was submitted: {error}"
+        ) from None
     for model in models:
         job = cluster.job_of(model)
         if job.partition and job.partition not in partitions:
             raise ConfigError(
-                f"{cluster.where(model, 'partition')} is {job.partition!r}, but it must be one of"
-                f" {', '.join(partitions)}"
+                cluster.field_of(model, "partition"),
+                f"is {job.partition!r}, but it must be one of {', '.join(partitions)}",
             )
         try:
             header = _make_sbatch_string("true", "slurm", **parameters(job, model))
             run_command("sbatch", "--test-only", stdin=header)
         except SlurmError as error:
             raise ConfigError(
-                f"slurm, for {model}: SLURM refuses {job}, but it must be what a partition has:"
-                f" {error}"
+                ("slurm",),
+                f", for {model}: SLURM refuses {job}, but it must be what a partition has: {error}",
             ) from None

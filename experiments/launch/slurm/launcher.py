@@ -102,7 +102,7 @@ class SlurmLauncher:
                     error = SlurmError(str(failed))
                     if error.is_of_the_controller:
                         raise error from None
-                    raise ConfigError(f"SLURM refuses {job}: {error}") from None
+                    raise ConfigError((), f"SLURM refuses {job}: {error}") from None
             run.history.append("submitted", job=job_id)
         _say(f"job {job_id}: {job}")
         return job_id
@@ -126,8 +126,9 @@ class SlurmLauncher:
             except SlurmError as error:
                 if time.time() - max(answered, run.last_sign_of_life) > _PATIENCE:
                     raise ConfigError(
+                        (),
                         f"job {job_id} is left alone, since SLURM does not answer for an hour:"
-                        f" {error}; the same command goes on with it"
+                        f" {error}; the same command goes on with it",
                     ) from None
                 continue
             answered = look.asked
@@ -188,8 +189,9 @@ class SlurmLauncher:
                 return
             if time.time() > deadline:
                 raise ConfigError(
+                    (),
                     f"job {job_id} was cancelled, but is still {jobs[job_id].state}: when it has"
-                    " ended, the same command goes on"
+                    " ended, the same command goes on",
                 )
             time.sleep(1)
 
@@ -208,7 +210,7 @@ def _until_slurm_answers(ask: Callable[[], _T]) -> _T:
             return ask()
         except SlurmError as error:
             if time.time() > deadline:
-                raise ConfigError(f"SLURM does not answer for an hour: {error}") from None
+                raise ConfigError((), f"SLURM does not answer for an hour: {error}") from None
             _say(str(error))
             time.sleep(POLL_SECONDS)
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from experiments.settings import ConfigError, Items, LocatedError, Plain, Settings, parse
+from experiments.settings import ConfigError, Items, Keys, Plain, Settings, parse
 from experiments.training.parallel import Parallel
 from experiments.yaml_loader import located, read_yaml
 
@@ -60,13 +60,16 @@ class JobSettings(Parallel):
     @model_validator(mode="after")
     def _fields_agree(self) -> "JobSettings":
         if self.save_seconds >= 60 * self.time_minutes:
-            raise ValueError(
-                f"save_seconds is {self.save_seconds}, but it must be below the time limit,"
-                f" {60 * self.time_minutes} seconds"
+            raise ConfigError(
+                ("save_seconds",),
+                f"is {self.save_seconds}, but it must be below the time limit,"
+                f" {60 * self.time_minutes} seconds",
             )
         for option in self.sbatch:
             if option in _OURS:
-                raise ValueError(f"sbatch has {option!r}, but that follows from other settings")
+                raise ConfigError(
+                    ("sbatch",), f"has {option!r}, but that follows from other settings"
+                )
         return self
 
     def __str__(self) -> str:
@@ -101,15 +104,15 @@ class ClusterSettings(Settings):
             ConfigError: something in it is not accepted.
         """
         own = self.by_model.get(model, {})
-        field = f"slurm.by_model.{model}" if own else "slurm.default"
+        field = ("slurm", "by_model", model) if own else ("slurm", "default")
         job = parse(JobSettings, self.default | own, field)
         whole = {"strategy": "ddp", "tensor_parallel": 1}
         return job if sharded else job.model_copy(update=whole)
 
-    def where(self, model: str, field: str) -> str:
-        """Return where a model's job setting stands, as a dotted field."""
-        part = f"by_model.{model}" if field in self.by_model.get(model, {}) else "default"
-        return f"slurm.{part}.{field}"
+    def field_of(self, model: str, name: str) -> Keys:
+        """Return the field of a model's job setting: its own, or the default one."""
+        is_own = name in self.by_model.get(model, {})
+        return ("slurm", "by_model", model, name) if is_own else ("slurm", "default", name)
 
 
 def parse_cluster(values: Any, models: Iterable[str]) -> ClusterSettings:
@@ -122,15 +125,15 @@ def parse_cluster(values: Any, models: Iterable[str]) -> ClusterSettings:
     Raises:
         ConfigError: something in it is not accepted.
     """
-    settings = parse(ClusterSettings, values, "slurm")
+    settings = parse(ClusterSettings, values, ("slurm",))
     known = sorted(models)
     for name in settings.by_model:
         if name not in known:
             raise ConfigError(
-                f"slurm.by_model has {name!r}, but it must be one of {', '.join(known)}"
+                ("slurm", "by_model"), f"has {name!r}, but it must be one of {', '.join(known)}"
             )
         settings.job_of(name)
-    parse(JobSettings, settings.default, "slurm.default")
+    parse(JobSettings, settings.default, ("slurm", "default"))
     return settings
 
 
@@ -141,10 +144,10 @@ def read_cluster(path: Path, models: Iterable[str]) -> ClusterSettings:
         ConfigError: there is no such file, or something in it is not accepted.
     """
     if not path.is_file():
-        raise LocatedError(f"cluster is {str(path)!r}, but it must be the path of a YAML file")
+        raise ConfigError((), f"cluster is {str(path)!r}, but it must be the path of a YAML file")
     values = read_yaml(path)
     if "slurm" not in values:
-        raise LocatedError(f"{path.name}: slurm is missing")
+        raise ConfigError((), f"{path.name}: slurm is missing")
     try:
         return parse_cluster(values["slurm"], models)
     except ConfigError as error:
