@@ -1,154 +1,71 @@
 """From a profile to its report: corpus → plan → train each run → tables, figures, claims → report.
 
-`snakemake` runs the profile `laptop`; `snakemake --config profile=smoke` another one, by its name
-in experiments/config/ or by the path of a YAML file. `snakemake --profile profiles/slurm` has the
-runs trained by a SLURM cluster. A figure or a table asked for by its path, such
-as results/laptop/figures/fig3a.pdf, trains only the runs it shows. `snakemake so_far` makes everything
+`snakemake` makes the profile `laptop`; `snakemake --config profile=smoke` makes another one, by its
+name in experiments/config/ or by the path of a YAML file. `snakemake --profile profiles/slurm` has
+the runs trained by a SLURM cluster. A figure or a table asked for by its path, such as
+results/laptop/figures/fig3a.pdf, trains only the runs it shows. `snakemake so_far` makes everything
 from the runs that are done, and marks the others as missing.
 """
 
-import codecs
-import locale
-import os
 import re
-import shlex
 import sys
 from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)
-# Logs are written in what both UTF-8 and the locale's encoding can read, and Snakemake show.
-is_utf8 = codecs.lookup(locale.getpreferredencoding(False)).name == "utf-8"
-os.environ |= {
-    # The rules' commands find the packages of this checkout from any working directory.
-    "PYTHONPATH": os.pathsep.join(filter(None, [workflow.basedir, os.environ.get("PYTHONPATH")])),
-    # They read neither the user's matplotlibrc nor their backend: a broken one would end the import
-    # of matplotlib, which Lightning imports too.
-    "MATPLOTLIBRC": str(Path(workflow.basedir, "analysis", "style.mplstyle")),
-    "MPLBACKEND": "agg",
-    "PYTHONIOENCODING": f"{'utf-8' if is_utf8 else 'ascii'}:backslashreplace",
-}
-# A character that the terminal lacks ends no run that went well.
-sys.stdout.reconfigure(errors="backslashreplace")
-
-from snakemake.utils import update_config
 
 from analysis.catalogue import figures, tables
-from experiments.launch.slurm.settings import parse_cluster
 from experiments.plan.reading import CONFIG_DIR
-from experiments.plan.reading import lines_named
-from experiments.plan.reading import load_profile
-from experiments.files import check_folder, make_folder
-from experiments.launch.gpus import visible_gpus
+from experiments.runs.folder import ResultsFolder
 from experiments.settings import digest
-from experiments.plan.grid import plan
-from experiments.plan.options import Options
-from experiments.runs.folder import RunFolder
-from experiments.settings import ConfigError, parse
-from experiments.launch.slurm.jobs import check_cluster
-from experiments.yaml_loader import read_yaml
+from experiments.workflow import Workflow, errors_exit, last_line, set_environment
 
-try:
-    given = {}
-    # Read again: Snakemake's own reader of YAML lets a key stand twice, and takes 010 for 8.
-    for path in workflow.overwrite_configfiles:
-        update_config(given, read_yaml(path))
-    update_config(given, workflow.config_settings.config)
-    OPTIONS = parse(Options, given)
-    # On this machine: a run on each GPU, or on each core. They share what cores there are.
-    RUNS_AT_ONCE = OPTIONS.runs_at_once or len(visible_gpus()) or workflow.cores
-    PROFILE = OPTIONS.profile
-    if (name := Path(PROFILE).stem) in ("bench", "corpora", "logs", "reference", "runs"):
-        raise ConfigError((), f"profile is {name!r}, but results/{name} holds other things: rename it")
-    for path in (name, workflow.basedir):
-        if set(path) & set("{}"):
-            raise ConfigError((), f"{path!r} has a brace, which is a wildcard in Snakemake: rename it")
-    if any("\udc80" <= character <= "\udcff" for character in name):
-        raise ConfigError(
-            (), f"profile is {name!r}, which is no text in this locale: set LC_ALL=C.UTF-8"
-        )
-    with lines_named(PROFILE, *workflow.overwrite_configfiles):
-        profile = load_profile(PROFILE)
-        PLAN = plan(profile)
-        ROWS = [run.row() for run in PLAN]
-        FIGURES = figures(ROWS)
-        TABLES = tables(ROWS)
-        CLUSTER = parse_cluster(OPTIONS.slurm, profile.models) if "slurm" in given else None
-        JOBS = {}
-        if CLUSTER:
-            for run in PLAN:
-                optimizer = profile.optimizers[run.spec.optimizer.name]
-                JOBS[run.spec.path] = CLUSTER.job_of(run.spec.model_name, optimizer.sharded)
-                JOBS[run.spec.path].check(run.spec, "slurm")
-    for folder in ("corpora", "logs", Path(PROFILE).stem):
-        check_folder(Path("results", folder))
-    for path in dict.fromkeys(run.spec.path for run in PLAN):
-        check_folder(Path("results/runs", path))
-        # Snakemake then makes them again: from training/ where that is whole.
-        for damaged in RunFolder(Path("results/runs", path)).set_aside_damaged():
-            print(f"{damaged} was damaged: it is now {damaged.name}.damaged", file=sys.stderr)
-except ConfigError as error:
-    sys.exit(f"error: {error}")
+set_environment(Path(workflow.basedir))
+with errors_exit():
+    WORKFLOW = Workflow(
+        workflow.overwrite_configfiles,
+        workflow.config_settings.config,
+        workflow.cores,
+        Path(workflow.basedir),
+    )
+    with WORKFLOW.lines_named():
+        ROWS = [run.row() for run in WORKFLOW.plan]
+        FIGURES, TABLES = figures(ROWS), tables(ROWS)
 
-# A run that several experiments share stands here once.
-RUNS = {run.spec.path: run.spec for run in PLAN}
-CORPORA = {spec.corpus.path: spec.corpus for spec in RUNS.values()}
-RESULTS = f"results/{Path(PROFILE).stem}"
-# Named by what it holds: one that is refused deletes no other.
-PLAN_DIGEST = digest(PLAN)
-PLAN_FILE = f"{RESULTS}/plans/{PLAN_DIGEST}.csv"
-SETTINGS_FILE = f"{RESULTS}/plans/{PLAN_DIGEST}.yaml"
-THREADS = 0 if CLUSTER else max(1, workflow.cores // RUNS_AT_ONCE)
+RESULTS = f"results/{WORKFLOW.name}"
+# The name is a hash of the content, so a rejected plan does not overwrite a valid one.
+PLAN_FILE = f"{RESULTS}/plans/{WORKFLOW.digest}.csv"
+SETTINGS_FILE = f"{RESULTS}/plans/{WORKFLOW.digest}.yaml"
+CORPUS_FACTS = "results/corpora/{corpus}/meta.json"
+RUN = WORKFLOW.folder("{model}/{optimizer}/{run}")
 
 
-def spec_of(wildcards):
-    return RUNS[f"{wildcards.model}/{wildcards.optimizer}/{wildcards.run}"]
+def results_of(runs):
+    """Return the files of each run's result."""
+    folders = [WORKFLOW.folder(run) for run in runs]
+    return [file for run in folders for file in (run.summary_file, run.metrics_file)]
 
 
-def folder_of(wildcards):
-    return RunFolder(Path("results/runs", spec_of(wildcards).path))
-
-
-def failed_runs():
-    """Return a line for each run that ended without a result."""
-    folders = [RunFolder(Path("results/runs", run)) for run in RUNS]
-    outcomes = [(folder.path, folder.summary) for folder in folders]
-    return [
-        f"{path}: {summary['status']}, {summary['reason']}"
-        for path, summary in outcomes
-        if "reason" in summary
-    ]
+def run_of(wildcards):
+    return f"{wildcards.model}/{wildcards.optimizer}/{wildcards.run}"
 
 
 def needs_of(wildcards):
-    """A run needs its corpus and a checked plan, and once it is done nothing any more.
+    """Return what a run needs: its corpus and a checked plan, and nothing once it is done.
 
-    Its name holds all that its result depends on, so no newer file could make it out of date.
+    The folder name hashes every input, so newer timestamps cannot invalidate a result.
     """
-    spec = spec_of(wildcards)
-    if folder_of(wildcards).is_done:
+    run = run_of(wildcards)
+    if WORKFLOW.folder(run).is_done:
         return []
-    return [PLAN_FILE, f"results/corpora/{spec.corpus.path}/meta.json"]
-
-
-def how(wildcards):
-    """How a run is trained: options of its launcher on which its result does not depend."""
-    options = ["--tensorboard"] if OPTIONS.tensorboard else []
-    if CLUSTER:
-        job = JOBS[spec_of(wildcards).path].model_dump_json(
-            exclude_defaults=True, ensure_ascii=True
-        )
-        options += ["--job", job, "--queue", "results/logs/slurm_queue.json"]
-    return shlex.join(options)
+    return [PLAN_FILE, *expand(CORPUS_FACTS, corpus=WORKFLOW.runs[run].corpus.path)]
 
 
 def inputs_of(artefact):
-    """What a figure or a table is made of: the plan, its own runs, and the studies it shows."""
+    """Return what a figure or a table is made from: the plan, its runs, and its studies."""
     runs = dict.fromkeys(row["run"] for row in artefact.rows if artefact.trained)
     return {
         "plan": PLAN_FILE,
-        "runs": expand(
-            "results/runs/{run}/{file}", run=runs, file=["summary.json", "metrics.parquet"]
-        ),
+        "runs": results_of(runs),
         "studies": expand("results/{study}", study=artefact.needs),
     }
 
@@ -159,54 +76,47 @@ wildcard_constraints:
 
 
 onstart:
-    try:
-        make_folder(Path("results"))
-        if CLUSTER:
-            with lines_named(PROFILE, *workflow.overwrite_configfiles):
-                check_cluster(CLUSTER, {spec.model_name for spec in RUNS.values()})
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
+    with errors_exit():
+        WORKFLOW.check_start()
 
 
 onsuccess:
     if Path(f"{RESULTS}/summary.txt").exists():
         print(Path(f"{RESULTS}/summary.txt").read_text(encoding="utf-8", errors="replace"))
-    if failed := failed_runs():
+    if failed := WORKFLOW.failed_runs():
         sys.exit("\n  ".join([f"{len(failed)} failed; the same command tries again:", *failed]))
 
 
 onerror:
     jobs = {
-        f"results/logs/corpus_{name}.log": f"results/corpora/{name}/meta.json"
-        for name in CORPORA
+        Path(f"results/logs/corpus_{name}.log"): expand(CORPUS_FACTS, corpus=name)[0]
+        for name in WORKFLOW.corpora
     }
-    jobs[f"{RESULTS}/logs/plan.log"] = PLAN_FILE
-    jobs |= {
-        f"results/runs/{run}/launch.log": f"results/runs/{run}/summary.json" for run in RUNS
-    }
+    jobs[Path(f"{RESULTS}/logs/plan.log")] = PLAN_FILE
+    for run in map(WORKFLOW.folder, WORKFLOW.runs):
+        jobs[run.launch_log] = run.summary_file
     for job_log, made in jobs.items():
-        if Path(job_log).exists() and not Path(made).exists():
-            lines = Path(job_log).read_text(encoding="utf-8", errors="replace").split("\n")
-            print(f"failed: {made}", *[line for line in lines if line][-1:], sep="\n  ")
+        if job_log.exists() and not Path(made).exists():
+            print(f"failed: {made}", last_line(job_log), sep="\n  ")
     print("snakemake so_far makes tables, figures and the report from the runs that are done")
 
 
 rule all:
     input:
         f"{RESULTS}/report.html",
-        # A result that was deleted or damaged is made again, also where all that shows it is there.
-        expand("results/runs/{run}/{file}", run=RUNS, file=["summary.json", "metrics.parquet"]),
+        # Named here as well, so that a deleted result is made again even if the report exists.
+        results_of(WORKFLOW.runs),
 
 
 rule corpus:
     output:
-        # Shards are not declared: Snakemake would delete them before a job that goes on with them.
-        meta="results/corpora/{corpus}/meta.json",
+        # Shards are not declared: Snakemake would delete them before a retry, which reuses them.
+        meta=CORPUS_FACTS,
     log:
         "results/logs/corpus_{corpus}.log",
     threads: workflow.cores
     params:
-        spec=lambda wildcards: CORPORA[wildcards.corpus].model_dump_json(ensure_ascii=True),
+        spec=lambda wildcards: WORKFLOW.corpora[wildcards.corpus].model_dump_json(ensure_ascii=True),
         folder=lambda wildcards, output: Path(output.meta).parent,
     message:
         "tokenise {wildcards.corpus}"
@@ -216,14 +126,14 @@ rule corpus:
 
 rule plan:
     input:
-        expand("results/corpora/{corpus}/meta.json", corpus=CORPORA),
+        expand(CORPUS_FACTS, corpus=WORKFLOW.corpora),
     output:
         runs=PLAN_FILE,
         settings=SETTINGS_FILE,
     log:
         f"{RESULTS}/logs/plan.log",
     params:
-        profile=PROFILE,
+        profile=WORKFLOW.profile,
     message:
         "check every run of {params.profile} before the first one trains"
     shell:
@@ -235,23 +145,24 @@ rule train:
     input:
         needs_of,
     output:
-        # What it is computed with is not declared: Snakemake would delete it before a job.
-        summary="results/runs/{model}/{optimizer}/{run}/summary.json",
-        metrics="results/runs/{model}/{optimizer}/{run}/metrics.parquet",
+        # training/ is not declared: Snakemake would delete the checkpoint before a retry.
+        summary=RUN.summary_file,
+        metrics=RUN.metrics_file,
     log:
-        "results/runs/{model}/{optimizer}/{run}/launch.log",
-    threads: THREADS
+        RUN.launch_log,
+    threads: WORKFLOW.threads
     resources:
         here=0,
-        # No parameters: a change of those trains the run again. A change of these does not change
-        # its result, as where its corpus is read from, or it changes the name of the run.
-        spec=lambda wildcards: spec_of(wildcards).model_dump_json(ensure_ascii=True),
-        how=how,
+        # These are resources because a changed param would train the run again. They do not change
+        # its result, or they change the name of the run.
+        spec=lambda wildcards: WORKFLOW.runs[run_of(wildcards)].model_dump_json(ensure_ascii=True),
+        job=lambda wildcards: WORKFLOW.job_of(run_of(wildcards)),
+        tensorboard=int(WORKFLOW.options.tensorboard),
     params:
-        corpus=lambda wildcards: f"results/corpora/{spec_of(wildcards).corpus.path}",
+        corpus=lambda wildcards: WORKFLOW.corpus_of(run_of(wildcards)),
         folder=lambda wildcards, output: Path(output.summary).parent,
-        # One more than when it was trained last: it is tried again.
-        failures=lambda wildcards: folder_of(wildcards).failures,
+        # A new failure changes the param, and so triggers a retry.
+        failures=lambda wildcards: WORKFLOW.folder(run_of(wildcards)).failures,
     message:
         "train {wildcards.model} with {wildcards.optimizer}, {wildcards.run}"
     shell:
@@ -259,7 +170,8 @@ rule train:
         # its time on taking them back; these settings keep them. exec: signals reach the launcher.
         "MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296"
         " exec python -m experiments launch --spec {resources.spec:q} --corpus {params.corpus:q}"
-        " --folder {params.folder:q} --threads {threads} {resources.how} > {log:q} 2>&1"
+        " --folder {params.folder:q} --threads {threads} --job {resources.job:q}"
+        " --tensorboard {resources.tensorboard} > {log:q} 2>&1"
 
 
 rule memory:
@@ -300,7 +212,7 @@ rule figure:
     log:
         f"{RESULTS}/logs/figure_{{figure}}.log",
     params:
-        digest=lambda wildcards: digest(FIGURES[wildcards.figure]),  # draws it again when it changes
+        digest=lambda wildcards: digest(FIGURES[wildcards.figure]),  # a changed one is drawn again
     message:
         "draw {wildcards.figure}"
     shell:
@@ -327,8 +239,7 @@ rule table:
 rule claims:
     input:
         plan=PLAN_FILE,
-        summaries=expand("results/runs/{run}/summary.json", run=RUNS),
-        metrics=expand("results/runs/{run}/metrics.parquet", run=RUNS),
+        runs=results_of(WORKFLOW.runs),
         studies=["results/memory.csv", "results/convergence_fits.csv"],
     output:
         claims=report(
@@ -340,7 +251,7 @@ rule claims:
     log:
         f"{RESULTS}/logs/claims.log",
     params:
-        digest=PLAN_DIGEST,
+        digest=WORKFLOW.digest,
     message:
         "collect all runs, and hold them against the paper's claims"
     shell:

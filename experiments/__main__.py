@@ -16,6 +16,7 @@ from experiments.launch.gpus import own_gpu
 from experiments.plan.grid import dump_used, plan
 from experiments.plan.reading import lines_named, load_profile
 from experiments.plan.spec import RunSpec
+from experiments.runs.folder import ResultsFolder, RunFolder
 from experiments.settings import ConfigError
 
 
@@ -43,25 +44,15 @@ def main(arguments: list[str] | None = None) -> None:
     command = commands.add_parser("launch", help="have one run trained, here or by SLURM")
     _add_run(command)
     command.add_argument("--job", default="", help="what it asks of SLURM, as JSON; else here")
-    command.add_argument("--queue", type=Path, help="what the launchers know of SLURM's queue")
     command.set_defaults(run=run_launch)
-
-    command = commands.add_parser("record-failure", help="write what is left of a failed run")
-    command.add_argument("--folder", type=Path, required=True, help="of the run")
-    command.add_argument("--status", required=True, help="failed or timeout")
-    command.add_argument("--reason", required=True, help="in a line")
-    command.add_argument("--log", type=Path, required=True, help="what it said last")
-    command.set_defaults(run=run_record_failure)
 
     command = commands.add_parser("jobs", help="show what the runs to train will ask of SLURM")
     command.add_argument("--profile", default="laptop", help="name or path of the profile")
     command.add_argument("--cluster", type=Path, required=True, help="YAML with the key slurm")
-    command.add_argument("--results", type=Path, default=Path("results"), help="their folder")
     command.set_defaults(run=run_jobs)
 
     command = commands.add_parser("status", help="show how far every run of a profile is")
     command.add_argument("--profile", default="laptop", help="name or path of the profile")
-    command.add_argument("--results", type=Path, default=Path("results"), help="their folder")
     command.set_defaults(run=run_status)
 
     command = commands.add_parser("memory", help="count optimizer state at full size")
@@ -88,7 +79,9 @@ def _add_run(command: argparse.ArgumentParser) -> None:
     command.add_argument("--corpus", type=Path, required=True, help="folder of its corpus")
     command.add_argument("--folder", type=Path, required=True, help="where its files go")
     command.add_argument("--threads", type=int, default=1, help="processor threads, here")
-    command.add_argument("--tensorboard", action="store_true", help="write TensorBoard logs")
+    command.add_argument(
+        "--tensorboard", type=int, choices=(0, 1), default=0, help="1 to write TensorBoard logs"
+    )
 
 
 def run_corpus(options: argparse.Namespace) -> None:
@@ -139,7 +132,6 @@ def run_train(options: argparse.Namespace) -> None:
 def run_launch(options: argparse.Namespace) -> None:
     """Have a run trained, and print how it ended."""
     from experiments.launch.launch import launch
-    from experiments.runs.folder import RunFolder
 
     spec, run = RunSpec.model_validate_json(options.spec), RunFolder(options.folder)
     if options.job:
@@ -150,20 +142,12 @@ def run_launch(options: argparse.Namespace) -> None:
 
         job = JobSettings.model_validate_json(options.job)
         task = TrainingTask(spec, options.corpus, run, job, options.tensorboard)
-        train = SlurmLauncher(task, Queue(options.queue)).train
+        train = SlurmLauncher(task, Queue(ResultsFolder().slurm_queue)).train
     else:
         from experiments.launch.here import train_here
 
         train = partial(train_here, spec, options.corpus, run, options.threads, options.tensorboard)
     print(launch(run, train))
-
-
-def run_record_failure(options: argparse.Namespace) -> None:
-    """Write summary and metrics of a run that failed."""
-    from experiments.runs.folder import RunFolder
-    from experiments.runs.logs import record_failure
-
-    record_failure(RunFolder(options.folder), options.status, options.reason, options.log)
 
 
 def run_jobs(options: argparse.Namespace) -> None:
@@ -175,7 +159,7 @@ def run_jobs(options: argparse.Namespace) -> None:
         profile = load_profile(options.profile)
         planned = plan(profile)
         cluster = read_cluster(options.cluster, profile.models)
-    print(describe_jobs([run.spec for run in planned], cluster, options.results))
+    print(describe_jobs([run.spec for run in planned], cluster, ResultsFolder()))
 
 
 def run_status(options: argparse.Namespace) -> None:
@@ -184,7 +168,7 @@ def run_status(options: argparse.Namespace) -> None:
 
     with lines_named(options.profile):
         planned = plan(load_profile(options.profile))
-    print(status(planned, options.results))
+    print(status(planned, ResultsFolder()))
 
 
 def run_memory(options: argparse.Namespace) -> None:

@@ -73,8 +73,15 @@ def check_folder(path: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a file, once no other process has it; the system frees it if this one dies.
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the exclusive lock of a file; the system releases it if this process dies.
+
+    Args:
+        path: the file; made if missing.
+        wait: whether to wait until no other process holds the lock.
+
+    Yields:
+        Whether the lock is held: True, unless another process has it and `wait` is False.
 
     Raises:
         FileError: the file cannot be opened, or its file system has no locks.
@@ -82,14 +89,29 @@ def locked(path: Path) -> Iterator[None]:
     with _writing(path):
         file = path.open("w", encoding="utf-8")
     with file:
+        is_held = True
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            is_held = False
         except OSError as error:
             raise FileError(
                 f"{path} cannot be locked: {error.strerror}; results must be on a file system on"
                 " which flock works"
             ) from error
-        yield
+        yield is_held
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether another process holds the lock of a file; False if it cannot be opened."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def append_line(path: Path, value: dict[str, Any]) -> None:

@@ -36,7 +36,9 @@ class ConfigError(ValueError):
     """
 
     def __init__(self, field: Keys, problem: str, *, within: Keys = ()) -> None:
-        sentence = f"{dotted(field)}{'' if problem.startswith(':') else ' '}{problem}".strip()
+        sentence = (
+            f"{dotted(field)}{'' if problem.startswith((':', ',')) else ' '}{problem}".strip()
+        )
         super().__init__(f"{dotted(within)}: {sentence}" if within else sentence)
         self.field = (*within, *field)
         self.problem = problem

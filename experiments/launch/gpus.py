@@ -1,6 +1,5 @@
 """The GPUs of this machine, one for each run that trains on it. Imports no torch."""
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -9,6 +8,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from experiments.files import locked
 
 
 def visible_gpus() -> list[str]:
@@ -33,13 +34,10 @@ def own_gpu() -> Iterator[str | None]:
     gpus = visible_gpus()
     while gpus:
         for gpu in gpus:
-            with _lock_of(gpu).open("w", encoding="utf-8") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue
-                yield gpu
-                return
+            with locked(_lock_of(gpu), wait=False) as is_ours:
+                if is_ours:
+                    yield gpu
+                    return
         time.sleep(1)
     yield None
 

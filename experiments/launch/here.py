@@ -5,10 +5,11 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from experiments.launch.launch import Failure, Stopped
+from experiments.launch.launch import Stopped
 from experiments.plan.spec import RunSpec
 from experiments.runs.folder import RunFolder
 from experiments.runs.logs import last_line
+from experiments.runs.summary import Failure, Status
 
 _ENDING = 60  # seconds that training may take to end when it is told to
 
@@ -30,10 +31,17 @@ def train_here(
     """
     spec_json = spec.model_dump_json(ensure_ascii=True)  # a locale may lack some characters
     command = [sys.executable, "-m", "experiments", "train", "--spec", spec_json]
-    command += ["--corpus", str(corpus), "--folder", str(run.training), "--threads", str(threads)]
-    command += ["--tensorboard"] * tensorboard
+    command += [
+        "--corpus",
+        str(corpus),
+        "--folder",
+        str(run.training.path),
+        "--threads",
+        str(threads),
+    ]
+    command += ["--tensorboard", str(int(tensorboard))]
     run.history.append("started")
-    log = run.path / "train.log"
+    log = run.train_log
     with log.open("a", encoding="utf-8") as file:
         began = file.tell()  # behind what earlier attempts wrote
         process = subprocess.Popen(command, stdout=file, stderr=file)
@@ -46,7 +54,7 @@ def train_here(
                 process.wait(timeout=_ENDING)
             process.kill()
             raise
-    if run.has_ended:
+    if run.training.has_result:
         return None
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    return Failure("failed", f"{how}: {last_line(log, began)}", log)
+    return Failure(Status.FAILED, f"{how}: {last_line(log, began)}", log)

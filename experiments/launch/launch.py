@@ -1,65 +1,52 @@
-"""The launcher of one run: it has the run trained, here or by SLURM, and sees it to its end.
+"""The launcher of one run: it has the run trained, here or by SLURM, and waits for its end.
 
-It imports no torch: a login node may have to hold a hundred of it at once.
+It imports neither torch nor pandas: a login node may have to hold a hundred launchers at once.
 """
 
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
-from typing import Literal
 
 from experiments.files import locked, make_folder
 from experiments.runs.folder import RunFolder
-
-
-@dataclass(frozen=True)
-class Failure:
-    """How a run ended that has no result."""
-
-    status: Literal["failed", "timeout"]
-    reason: str  # one line
-    log: Path  # what it said last
+from experiments.runs.summary import Failure
 
 
 class Stopped(SystemExit):
-    """The launcher was told to stop, by Ctrl-C or SIGTERM."""
+    """The launcher was stopped by Ctrl-C or SIGTERM."""
 
 
 def launch(run: RunFolder, train: Callable[[], Failure | None]) -> str:
-    """Have a run trained unless its result is there already, and put the result in its place.
+    """Have a run trained unless it has a result already, and publish the result.
 
     Args:
-        run: where its files go.
-        train: trains it, and returns at its end.
+        run: the folder of the run.
+        train: trains the run to its end; returns why it has no result, or None if it has one.
 
     Returns:
         The run's status: completed, diverged, failed or timeout.
 
     Raises:
-        Stopped: the launcher was told to stop; `train` has stopped what it started.
+        Stopped: the launcher was stopped; `train` has stopped what it started.
         FileError: a file of the run cannot be written.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     make_folder(run.path)
-    # Wait until no other launcher has the run: one may live on when Snakemake was killed.
-    with locked(run.path / "launcher.lock"):
-        failure = None if run.has_ended else train()
-        if failure:
+    # Wait for any other launcher of the run: it may outlive a killed Snakemake.
+    with locked(run.launcher_lock):
+        failure = None if run.training.has_result else train()
+        if failure is None:
+            return run.publish()["status"]
+        with signals_held_back():
             run.history.append("failed", status=failure.status, reason=failure.reason)
-            _record(run, failure)
-            return failure.status
-        return run.publish()
+            return run.record_failure(failure)["status"]
 
 
 @contextmanager
 def signals_held_back() -> Iterator[None]:
-    """Let what must be done whole be done before the launcher is stopped."""
+    """Delay SIGINT and SIGTERM until the block has ended."""
     held = (signal.SIGINT, signal.SIGTERM)
     signal.pthread_sigmask(signal.SIG_BLOCK, held)
     try:
@@ -72,13 +59,3 @@ def _stop(number: int, _: FrameType | None) -> None:
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)  # Snakemake may send several; one is enough
     raise Stopped(128 + number)
-
-
-def _record(run: RunFolder, failure: Failure) -> None:
-    """Write what a failed run leaves to the analysis; in a process that may load pandas."""
-    command = [sys.executable, "-m", "experiments", "record-failure", "--folder", str(run.path)]
-    command += ["--status", failure.status, "--reason", failure.reason, "--log", str(failure.log)]
-    with signals_held_back():
-        code = subprocess.run(command).returncode
-    if code:  # it has said why
-        sys.exit(code)

@@ -1,10 +1,8 @@
 """How far every run of a profile is, read from its files: SLURM is not asked."""
 
-import fcntl
 from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 from statistics import median
 
 from tabulate import tabulate
@@ -12,7 +10,7 @@ from tabulate import tabulate
 from experiments.files import read_lines
 from experiments.launch.slurm.queue import Queue
 from experiments.plan.spec import PlannedRun, RunSpec
-from experiments.runs.folder import RunFolder
+from experiments.runs.folder import ResultsFolder, RunFolder
 from experiments.runs.metrics import is_row
 
 _COLUMNS = (
@@ -22,7 +20,7 @@ _COLUMNS = (
 _LAST_ROWS = 20  # of the metrics; the speed is their median
 
 
-def status(planned: Sequence[PlannedRun], results: Path) -> str:
+def status(planned: Sequence[PlannedRun], results: ResultsFolder) -> str:
     """Return a table with a line a run, and how many runs are in each state.
 
     Args:
@@ -32,9 +30,9 @@ def status(planned: Sequence[PlannedRun], results: Path) -> str:
     # The row that names a varied argument says more than its twin of another experiment.
     runs = {run.spec.path: run for run in sorted(planned, key=lambda run: run.argument)}
     runs = {run.spec.path: runs[run.spec.path] for run in planned}.values()
-    jobs = Queue(results / "logs" / "slurm_queue.json").last().jobs
+    jobs = Queue(results.slurm_queue).last().jobs
     reasons = {job.id: job.reason for job in jobs.values() if job.state == "PENDING"}
-    rows = [_row(run, RunFolder(results / "runs" / run.spec.path), reasons) for run in runs]
+    rows = [_row(run, results.run(run.spec.path), reasons) for run in runs]
     counts = Counter(row["status"] for row in rows)
     table = tabulate(
         [[row.get(key, "") for key in _COLUMNS] for row in rows],
@@ -72,14 +70,14 @@ def _row(planned: PlannedRun, run: RunFolder, reasons: dict[str, str]) -> dict[s
         row |= progress | {"status": "running"}
     elif last["event"] in ("submitted", "requeued"):
         row["note"] = reasons.get(last.get("job"), "")
-    if last["event"] in ("submitted", "started", "requeued") and not _has_launcher(run):
+    if last["event"] in ("submitted", "started", "requeued") and not run.has_launcher:
         row["note"] = "its launcher is gone; the same command goes on"
     return row
 
 
 def _progress(spec: RunSpec, run: RunFolder) -> dict[str, object]:
     """Return step, loss, speed and time left of a run that is trained."""
-    lines = read_lines(run.training / "metrics.jsonl", last=_LAST_ROWS)
+    lines = read_lines(run.training.metrics_log, last=_LAST_ROWS)
     rows = [row for row in lines if is_row(row) and {"train_loss", "step_seconds"} <= row.keys()]
     if not rows:
         return {}
@@ -96,15 +94,3 @@ def _progress(spec: RunSpec, run: RunFolder) -> dict[str, object]:
 
 def _number(loss: float | None) -> str:
     return "" if loss is None else f"{loss:.3f}"
-
-
-def _has_launcher(run: RunFolder) -> bool:
-    """Tell whether a launcher sees to the run: it holds a lock while it lives."""
-    try:
-        with (run.path / "launcher.lock").open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # it is not there, or of another user
-        return False
-    return False

@@ -1,81 +1,157 @@
-"""Where the files of one run lie."""
+"""The folders and files of a run."""
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from experiments.files import atomic, is_whole_parquet, read_object, set_aside
+from experiments.files import atomic, is_locked, is_whole_parquet, set_aside
 from experiments.runs.history import History
+from experiments.runs.metrics import METRICS_FILE, MetricsLog
+from experiments.runs.summary import (
+    ENDED,
+    SUMMARY_FILE,
+    Failure,
+    Launch,
+    Summary,
+    failure_summary,
+    read_summary,
+    write_summary,
+)
 
-_SUMMARY, _METRICS = "summary.json", "metrics.parquet"
+
+@dataclass(frozen=True)
+class TrainingFolder:
+    """The files of a run's training process: metrics, checkpoint and result."""
+
+    path: Path
+
+    @property
+    def lock(self) -> Path:
+        """Locked by the process that trains the run."""
+        return self.path / "lock"
+
+    @property
+    def spec(self) -> Path:
+        """The RunSpec, as JSON."""
+        return self.path / "spec.json"
+
+    @property
+    def metrics_log(self) -> Path:
+        """The metrics logged so far, as lines of JSON."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The last checkpoint, from which the run is resumed."""
+        return self.path / "last.ckpt"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Folder of the TensorBoard logs."""
+        return self.path / "tensorboard"
+
+    @property
+    def run(self) -> "RunFolder":
+        """The run that is trained here."""
+        return RunFolder(self.path.parent)
+
+    @property
+    def has_result(self) -> bool:
+        """Whether training has ended, completed or diverged, and its result is undamaged."""
+        return _has_result(self.path)
+
+    def write_result(self, summary: Summary, metrics: MetricsLog) -> None:
+        """Write the result of a run that completed or diverged."""
+        metrics.write_parquet(self.path / METRICS_FILE)
+        write_summary(self.path, summary)
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run's folder: what it ended in, and below it what it is computed with.
+    """The folder of a run: its result, and below it the files of training and of SLURM.
 
-    Snakemake deletes summary.json and metrics.parquet before it starts a run anew. So training
-    writes them below, and they are copied up at the end: what was computed is not lost.
+    Snakemake deletes summary.json and metrics.parquet before it runs a job again. Training
+    therefore writes them to `training`, and they are copied here at the end.
     """
 
     path: Path
 
     @property
-    def training(self) -> Path:
-        """Folder of the training process: metrics, checkpoint, and its result."""
-        return self.path / "training"
+    def summary_file(self) -> Path:
+        """The summary of the run, as JSON."""
+        return self.path / SUMMARY_FILE
+
+    @property
+    def metrics_file(self) -> Path:
+        """The metrics of all logged steps, as parquet."""
+        return self.path / METRICS_FILE
+
+    @property
+    def launch_log(self) -> Path:
+        """Output of the launcher."""
+        return self.path / "launch.log"
+
+    @property
+    def train_log(self) -> Path:
+        """Output of a training process that the launcher started on this machine."""
+        return self.path / "train.log"
+
+    @property
+    def launcher_lock(self) -> Path:
+        """Locked by the launcher of the run while it lives."""
+        return self.path / "launcher.lock"
+
+    @property
+    def training(self) -> TrainingFolder:
+        """Folder of the training process."""
+        return TrainingFolder(self.path / "training")
 
     @property
     def slurm(self) -> Path:
-        """Folder of the run's jobs: scripts and logs."""
+        """Folder of the run's SLURM jobs: scripts and logs."""
         return self.path / "slurm"
 
     @property
     def history(self) -> History:
-        """What happened to the run so far."""
+        """The events of the run so far."""
         return History(self.path / "history.jsonl")
 
     @property
-    def has_ended(self) -> bool:
-        """Whether training came to its end, completed or diverged, and its result is whole."""
-        return _is_whole(self.training)
+    def last_sign_of_life(self) -> float:
+        """Time of the last logged step, in seconds as time.time(); 0 before the first."""
+        log = self.training.metrics_log
+        return log.stat().st_mtime if log.exists() else 0.0
 
     @property
-    def last_sign_of_life(self) -> float:
-        """When training last logged a step, as of time.time; 0 where it has not."""
-        metrics = self.training / "metrics.jsonl"
-        return metrics.stat().st_mtime if metrics.exists() else 0.0
+    def has_launcher(self) -> bool:
+        """Whether a launcher of the run is alive on this machine or file system."""
+        return is_locked(self.launcher_lock)
 
     @property
     def failures(self) -> int:
-        """How often the run failed."""
+        """Number of failures so far."""
         return len(self.history.events("failed"))
 
     @property
-    def summary(self) -> dict[str, Any]:
-        """What it came out as; empty where it has not yet, or the file is damaged."""
-        return _summary(self.path) or {}
+    def summary(self) -> Summary:
+        """The summary; empty if there is none or it is damaged."""
+        return read_summary(self.path) or Summary()
 
     @property
-    def launch(self) -> dict[str, Any]:
-        """How often training was started, and in which job last."""
+    def launch(self) -> Launch:
+        """Number of starts of training, and the job of the last one."""
         starts = self.history.events("started")
         return {"attempts": len(starts), "job": starts[-1].get("job") if starts else None}
 
     @property
     def damaged(self) -> list[Path]:
-        """The files of its result that are there but not as they were written.
-
-        Of metrics.parquet only both ends are looked at.
-        """
-        summary, metrics = self.path / _SUMMARY, self.path / _METRICS
-        found = [summary] if summary.exists() and not _summary(self.path) else []
+        """The damaged files of the result. Only both ends of metrics.parquet are read."""
+        summary, metrics = self.summary_file, self.metrics_file
+        found = [summary] if summary.exists() and not read_summary(self.path) else []
         return found + ([metrics] if metrics.exists() and not is_whole_parquet(metrics) else [])
 
     def set_aside_damaged(self) -> list[Path]:
-        """Rename damaged files of the result, so that it is made again; return their old paths."""
+        """Rename the damaged files of the result, so that it is made again; return their paths."""
         damaged = self.damaged
         for path in damaged:
             set_aside(path)
@@ -83,25 +159,46 @@ class RunFolder:
 
     @property
     def is_done(self) -> bool:
-        """Whether it came out completed or diverged: then it need not be trained again."""
-        return self.summary.get("status") in ("completed", "diverged") and _is_whole(self.path)
+        """Whether the run completed or diverged and its result is undamaged: no need to train."""
+        return self.summary.get("status") in ENDED and _has_result(self.path)
 
-    def publish(self) -> str:
-        """Copy the result of a run that has ended up, with its starts; return its status."""
-        summary = _summary(self.training) | {"launch": self.launch}
-        with atomic(self.path / _METRICS) as path:
-            shutil.copyfile(self.training / _METRICS, path)
-        with atomic(self.path / _SUMMARY) as path:
-            path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        return summary["status"]
+    def publish(self) -> Summary:
+        """Copy the result of training here, and add the launches; return the summary."""
+        summary = read_summary(self.training.path) | {"launch": self.launch}
+        with atomic(self.metrics_file) as path:
+            shutil.copyfile(self.training.path / METRICS_FILE, path)
+        write_summary(self.path, summary)
+        return summary
+
+    def record_failure(self, failure: Failure) -> Summary:
+        """Write the result of a run that failed: its metrics so far, and why it failed."""
+        metrics = MetricsLog(self.training.metrics_log)
+        summary = failure_summary(failure, metrics.rows, self.launch)
+        metrics.write_parquet(self.metrics_file)
+        write_summary(self.path, summary)
+        return summary
 
 
-def _summary(folder: Path) -> dict[str, Any] | None:
-    """Return the summary in a folder; None where there is none, or it is damaged."""
-    summary = read_object(folder / _SUMMARY)
-    return summary if summary and isinstance(summary.get("status"), str) else None
+@dataclass(frozen=True)
+class ResultsFolder:
+    """The folder `results/`, in which all profiles share runs, corpora and studies."""
+
+    path: Path = Path("results")
+
+    def run(self, name: str) -> RunFolder:
+        """Return the folder of a run by its RunSpec.path, model/optimizer/run."""
+        return RunFolder(self.path / "runs" / name)
+
+    @property
+    def corpora(self) -> Path:
+        """Folder of the tokenised corpora."""
+        return self.path / "corpora"
+
+    @property
+    def slurm_queue(self) -> Path:
+        """The last snapshot of SLURM's queue, shared by all launchers."""
+        return self.path / "logs" / "slurm_queue.json"
 
 
-def _is_whole(folder: Path) -> bool:
-    """Tell whether a folder holds a result, none of it damaged."""
-    return _summary(folder) is not None and is_whole_parquet(folder / _METRICS)
+def _has_result(folder: Path) -> bool:
+    return read_summary(folder) is not None and is_whole_parquet(folder / METRICS_FILE)

@@ -1,4 +1,4 @@
-"""What happened to a run: a line of JSON for each event, kept beside it."""
+"""The history of a run: a line of JSON for each event."""
 
 from datetime import datetime, timezone
 from pathlib import Path
@@ -7,14 +7,14 @@ from typing import Any, Literal
 from experiments.files import append_line, read_lines
 
 Event = Literal[
-    "submitting",  # a launcher is about to give it to SLURM
-    "submitted",  # as this job
-    "started",  # training began, or went on, on a machine
-    "requeued",  # it was told to stop, and went back to the queue
-    "exhausted",  # it was told to stop once more than it may go on
-    "cancelled",  # its launcher was stopped, and stopped it
-    "failed",  # it ended without a result
-    "restarted",  # its checkpoint was damaged: training began with the first step again
+    "submitting",  # a launcher is about to submit a job to SLURM
+    "submitted",  # SLURM has accepted the job
+    "started",  # training was started or resumed
+    "requeued",  # the job reached its time limit, or was preempted, and is back in the queue
+    "exhausted",  # the job was stopped with no attempts left
+    "cancelled",  # the launcher was stopped, and stopped the training
+    "failed",  # the run ended without a result
+    "restarted",  # the checkpoint was damaged: training began again at the first step
 ]
 
 
@@ -29,7 +29,7 @@ class History:
         self._path = path
 
     def append(self, event: Event, **facts: Any) -> None:
-        """Add an event of now."""
+        """Add an event with the current time."""
         time = datetime.now(timezone.utc).isoformat(timespec="seconds")
         append_line(self._path, {"time": time, "event": event} | facts)
 

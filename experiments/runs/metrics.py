@@ -1,21 +1,22 @@
-"""The metrics of one run: a line of JSON for each row while it grows, parquet when it is done."""
+"""The metrics of a run: lines of JSON while it trains, a parquet file at its end."""
 
 import json
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments.files import append_line, atomic, read_lines
 
-if TYPE_CHECKING:
-    import pandas as pd
+METRICS_FILE = "metrics.parquet"
+Row = dict[str, float]  # the metrics of a logged step, by the names of COLUMNS
 
 COLUMNS = {
     "step": "int64",  # optimizer steps taken
-    "tokens": "int64",  # trained on so far
+    "tokens": "int64",  # tokens trained on so far
     "train_loss": "float64",  # of this step's batch, nats per token
-    "val_loss": "float64",  # of the fixed windows after this step, nats per token; NaN elsewhere
-    "lr": "float64",  # of this step
-    "grad_norm": "float64",  # global l2 norm before clipping
+    "val_loss": "float64",  # after this step, nats per token; NaN where not validated
+    "lr": "float64",  # learning rate of this step
+    "grad_norm": "float64",  # global l2 norm of the gradient before clipping
     "update_rms": "float64",  # root mean square of the change of all parameters
     "step_seconds": "float64",  # forward, backward, clipping and update
     "optimizer_seconds": "float64",  # the update alone
@@ -26,29 +27,39 @@ class MetricsLog:
     """Rows of metrics, each on disk as soon as it is known.
 
     Args:
-        path: the file of lines; the rows in it are kept, and lines that are damaged left out.
+        path: the file of lines. Its rows are kept, and damaged lines are left out.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.rows: list[dict[str, float]] = [row for row in read_lines(path) if is_row(row)]
+        self.rows: list[Row] = [row for row in read_lines(path) if is_row(row)]
 
     def rewind(self, step: int) -> None:
-        """Forget the rows after `step`, from where a run is resumed."""
+        """Remove the rows after `step`, from which a run is resumed."""
         self.rows = [row for row in self.rows if row["step"] <= step]
         with atomic(self._path) as path:
             path.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
 
-    def append(self, row: dict[str, float]) -> None:
-        """Add a row with keys of COLUMNS; missing ones become NaN."""
+    def append(self, row: Row) -> None:
+        """Add a row with keys of COLUMNS."""
         self.rows.append(row)
         append_line(self._path, row)
 
-    def frame(self) -> "pd.DataFrame":
-        """Return all rows, in the columns and dtypes of COLUMNS."""
-        import pandas as pd  # takes half a second, and `make status` does without
+    def write_parquet(self, path: Path) -> None:
+        """Write all rows, in the columns and dtypes of COLUMNS; a missing number becomes NaN.
 
-        return pd.DataFrame(self.rows, columns=list(COLUMNS)).astype(COLUMNS)
+        Raises:
+            FileError: the file cannot be written.
+        """
+        import pyarrow as pa  # half a second that `make status` does without
+        from pyarrow import parquet
+
+        columns = {
+            name: pa.array([row.get(name, math.nan) for row in self.rows], dtype)
+            for name, dtype in COLUMNS.items()
+        }
+        with atomic(path) as temporary:
+            parquet.write_table(pa.table(columns), temporary)
 
 
 def is_row(value: dict[str, Any]) -> bool:

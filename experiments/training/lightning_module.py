@@ -2,7 +2,6 @@
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
@@ -21,14 +20,13 @@ from experiments.optimizers.state_bytes import state_bytes
 from experiments.optimizers.user_code import describe
 from experiments.plan.spec import RunSpec
 from experiments.runs.metrics import MetricsLog
+from experiments.runs.summary import Summary
 from experiments.training.checkpoint import by_name, by_number, check_shapes, fresh_state
 from experiments.training.learning_rate import lr_factor
-from experiments.training.measuring import peak_memory_bytes, rms_difference, synchronized_time
+from experiments.training.measuring import ParameterCopy, peak_memory_bytes, synchronized_time
 from experiments.training.parallel import Parallel
 from experiments.training.sharding import shard, whole
 from experiments.training.strategies import ShardedStrategy
-
-_BATCH_NOISE = 0.1  # nats by which the first batch's loss may lie below that of other text
 
 
 class LanguageModelRun(L.LightningModule):
@@ -40,14 +38,14 @@ class LanguageModelRun(L.LightningModule):
     """
 
     def __init__(
-        self, spec: RunSpec, batches: TokenBatches, folder: Path, parallel: Parallel
+        self, spec: RunSpec, batches: TokenBatches, metrics: MetricsLog, parallel: Parallel
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.spec = spec
         self.batches = batches
         self.parallel = parallel
-        self.metrics = MetricsLog(folder / "metrics.jsonl")
+        self.metrics = metrics
         torch.manual_seed(spec.seed)  # the same initial weights for every optimizer and process
         self.model = build_model(spec.model)
         self.last_row: dict[str, float] = {}
@@ -103,7 +101,7 @@ class LanguageModelRun(L.LightningModule):
         lr = float(self.optimizer.param_groups[0]["lr"])  # it may be a tensor
         is_validated = step % settings.val_every == 0
         is_logged = is_validated or step % settings.log_every == 0
-        before = [p.detach().clone() for p in self.model.parameters()] if is_logged else []
+        before = ParameterCopy([*self.model.parameters()]) if is_logged else None
         started = synchronized_time()
         loss = self._accumulate_gradients()
         grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip_norm)
@@ -117,7 +115,7 @@ class LanguageModelRun(L.LightningModule):
             "train_loss": loss,
             "lr": lr,
             "grad_norm": whole(grad_norm).item(),
-            "update_rms": rms_difference(self.model.parameters(), before),
+            "update_rms": before.rms_change() if before else math.nan,
             "step_seconds": finished - started,
             "optimizer_seconds": finished - update_started,
         }
@@ -222,30 +220,12 @@ class LanguageModelRun(L.LightningModule):
                 check_shapes(state, fresh_state(self.spec))
             checkpoint["optimizer_states"] = [by_number(state, self)]
 
-    def summary(self) -> dict[str, Any]:
-        """Return the run in a few numbers.
-
-        The status is `diverged` where a loss was not finite, or where the run ended with a higher
-        loss than it began with: nothing was learnt that lasted.
-        """
-        frame = self.metrics.frame()
-        first, last = frame.iloc[0], frame.iloc[-1]
-        diverged = not last["val_loss"] <= first["train_loss"] + _BATCH_NOISE
-        val_losses = frame["val_loss"].dropna()
-        parameters = sum(p.numel() for p in self.model.parameters())
+    def measured(self) -> Summary:
+        """Return the size of the model, of the optimizer state, and of the memory in use."""
         return {
-            "status": "diverged" if diverged else "completed",
-            "steps": int(last["step"]),
-            "tokens": int(last["tokens"]),
-            "final_val_loss": None if diverged else float(last["val_loss"]),
-            "best_val_loss": float(val_losses.min()) if len(val_losses) else None,
-            "parameters": parameters,
+            "parameters": sum(param.numel() for param in self.model.parameters()),
             "state_bytes": state_bytes(self.optimizer),
             "peak_memory_bytes": self._peak_bytes,
-            "tokens_per_second": self.spec.training.batch_size
-            * self.spec.training.context
-            / float(frame["step_seconds"].median()),
-            "optimizer_seconds": float(frame["optimizer_seconds"].median()),
         }
 
 

@@ -1,12 +1,10 @@
 """Training one run: from its spec to metrics.parquet and summary.json."""
 
-import json
 import sys
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as L
 import torch
@@ -15,8 +13,10 @@ from experiments.corpus.batches import TokenBatches, check_size
 from experiments.corpus.facts import read_facts
 from experiments.files import atomic, locked, make_folder
 from experiments.plan.spec import RunSpec
-from experiments.runs.folder import RunFolder
+from experiments.runs.folder import TrainingFolder
+from experiments.runs.metrics import MetricsLog
 from experiments.runs.provenance import provenance
+from experiments.runs.summary import Summary, training_summary
 from experiments.training.callbacks import ProgressLine, SaveLast, SaveOnSignal, TensorBoard
 from experiments.training.checkpoint_file import set_aside_if_damaged
 from experiments.training.lightning_module import LanguageModelRun
@@ -37,7 +37,7 @@ def train(
     *,
     tensorboard: bool = False,
     requeue: Callable[[], None] | None = None,
-) -> dict[str, Any] | None:
+) -> Summary | None:
     """Train a run to its end, going on from its last checkpoint if there is one.
 
     A checkpoint that is damaged is set aside as last.ckpt.damaged, and the run starts anew; its
@@ -46,8 +46,7 @@ def train(
     Args:
         spec: everything the result depends on.
         corpus: folder of the tokenised corpus.
-        folder: RunFolder.training of this run; gets spec.json, metrics.jsonl and last.ckpt as it
-            goes, and at its end metrics.parquet and summary.json.
+        folder: the path of the run's TrainingFolder.
         parallel: the processes, and how they share the work.
         tensorboard: whether to write TensorBoard logs as well.
         requeue: gives the job back to the queue and does not return. With it the run is saved when
@@ -66,23 +65,24 @@ def train(
     check_size(facts, spec.training.batch_size, spec.training.context)
     parallel.check(spec, ("parallel",))
     is_first = environment().global_rank() == 0
+    files = TrainingFolder(folder)
     make_folder(folder)
     # Wait where another process trains it: one whose launcher was killed, or whose job was
     # cancelled and takes its time to end.
-    with locked(folder / "lock") if is_first else nullcontext():
-        checkpoint = folder / "last.ckpt"
-        callbacks: list[L.Callback] = [SaveLast(checkpoint)]
+    with locked(files.lock) if is_first else nullcontext():
+        callbacks: list[L.Callback] = [SaveLast(files.checkpoint)]
         if is_first:
-            with atomic(folder / "spec.json") as path:
+            with atomic(files.spec) as path:
                 path.write_text(
                     spec.model_dump_json(indent=2, by_alias=True) + "\n", encoding="utf-8"
                 )
             callbacks.append(ProgressLine())
             if tensorboard:
-                callbacks.append(TensorBoard(folder / "tensorboard"))
+                callbacks.append(TensorBoard(files.tensorboard))
         if requeue:
-            callbacks.append(SaveOnSignal(checkpoint, requeue))
-        run = LanguageModelRun(spec, TokenBatches(corpus, spec.training.context), folder, parallel)
+            callbacks.append(SaveOnSignal(files.checkpoint, requeue))
+        metrics = MetricsLog(files.metrics_log)
+        run = LanguageModelRun(spec, TokenBatches(corpus, spec.training.context), metrics, parallel)
         origin = provenance() | {
             "threads": torch.get_num_threads(),
             "processes": parallel.processes,
@@ -110,11 +110,12 @@ def train(
         # `fit` does this as well; here the processes need each other before it.
         trainer.strategy.connect(run)
         trainer.strategy.setup_environment()
-        goes_on = trainer.strategy.broadcast(is_first and _goes_on(checkpoint))
-        trainer.fit(run, ckpt_path=checkpoint if goes_on else None, weights_only=True)
+        resumes = trainer.strategy.broadcast(is_first and _resumes(files))
+        trainer.fit(run, ckpt_path=files.checkpoint if resumes else None, weights_only=True)
         if not is_first:
             return None
-        summary = run.summary() | {
+        tokens_per_step = spec.training.batch_size * spec.training.context
+        summary = training_summary(metrics.rows, tokens_per_step, run.measured()) | {
             "corpus": {
                 "name": facts.name,
                 "text_sha256": facts.text_sha256,
@@ -122,18 +123,15 @@ def train(
             },
             "provenance": origin,
         }
-        with atomic(folder / "metrics.parquet") as path:
-            run.metrics.frame().to_parquet(path, index=False)
-        with atomic(folder / "summary.json") as path:
-            path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        files.write_result(summary, metrics)
     return summary
 
 
-def _goes_on(checkpoint: Path) -> bool:
-    """Tell whether a run goes on from its checkpoint; say so where that is damaged."""
-    aside = set_aside_if_damaged(checkpoint)
+def _resumes(files: TrainingFolder) -> bool:
+    """Tell whether a run resumes from its checkpoint; a damaged one is set aside."""
+    aside = set_aside_if_damaged(files.checkpoint)
     if aside:
-        told = f"{checkpoint} is damaged: it is now {aside.name}, and the run starts anew"
-        print(told, file=sys.stderr, flush=True)
-        RunFolder(checkpoint.parent.parent).history.append("restarted", reason=told)
-    return checkpoint.exists()
+        problem = f"{files.checkpoint} is damaged: it is now {aside.name}, and the run starts anew"
+        print(problem, file=sys.stderr, flush=True)
+        files.run.history.append("restarted", reason=problem)
+    return files.checkpoint.exists()

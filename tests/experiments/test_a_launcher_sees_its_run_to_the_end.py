@@ -59,7 +59,7 @@ def folder_of(planned, results):
 
 
 def wait_until_it_trains(run):
-    deadline, log = time.monotonic() + 60, run.training / "metrics.jsonl"
+    deadline, log = time.monotonic() + 60, run.training.path / "metrics.jsonl"
     while not (log.exists() and log.stat().st_size):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -81,7 +81,7 @@ def test_a_result_is_published_and_not_computed_twice(planned, launch, results):
     assert first["launch"] == {"attempts": 1, "job": None}
     pd.testing.assert_frame_equal(
         pd.read_parquet(run.path / "metrics.parquet"),
-        pd.read_parquet(run.training / "metrics.parquet"),
+        pd.read_parquet(run.training.path / "metrics.parquet"),
     )
     for name in ("summary.json", "metrics.parquet"):  # as Snakemake does before a job
         (run.path / name).unlink()
@@ -144,7 +144,7 @@ def test_a_run_whose_launcher_was_killed_is_waited_for_and_not_started_again(
     first.kill()
     first.communicate()
     assert launch(planned(**short)).communicate()[0] == "completed\n"
-    steps = [json.loads(line)["step"] for line in (run.training / "metrics.jsonl").open()]
+    steps = [json.loads(line)["step"] for line in (run.training.path / "metrics.jsonl").open()]
     assert steps == list(range(1, 601))
 
 
@@ -152,9 +152,9 @@ def test_tensorboard_gets_every_logged_number(planned, launch, results):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     mine = planned()
-    launch(mine, "--tensorboard").communicate()
+    launch(mine, "--tensorboard", "1").communicate()
     run = folder_of(mine, results)
-    events = EventAccumulator(str(run.training / "tensorboard"))
+    events = EventAccumulator(str(run.training.path / "tensorboard"))
     events.Reload()
     frame = pd.read_parquet(run.path / "metrics.parquet")
     for name in ("train_loss", "lr", "val_loss"):
@@ -179,7 +179,7 @@ def test_status_shows_where_each_run_stands(planned, launch, results):
     launcher.communicate()
     assert "its launcher is gone" in status(mine, results)
     for process in psutil.process_iter(["cmdline"]):
-        if str(run.training) in (process.info["cmdline"] or []):
+        if str(run.training.path) in (process.info["cmdline"] or []):
             process.kill()
             process.wait()
 
@@ -221,7 +221,7 @@ def test_each_run_has_a_gpu_of_its_own(monkeypatch):
             "srun: error: n1: task 0: Exited with exit code 1\n",
             "ValueError: no",
         ),
-        ("", "it said nothing"),
+        ("", "it printed nothing"),
     ],
 )
 def test_the_line_that_tells_why(tmp_path, log, told):

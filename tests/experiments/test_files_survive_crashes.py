@@ -16,10 +16,11 @@ from experiments.files import atomic
 from experiments.launch.launch import launch
 from experiments.launch.slurm.queue import Queue
 from experiments.launch.status import status
-from experiments.runs.folder import RunFolder
+from experiments.runs.folder import ResultsFolder, RunFolder
 from experiments.runs.history import History
-from experiments.runs.logs import last_line, record_failure
-from experiments.runs.metrics import MetricsLog
+from experiments.runs.logs import last_line
+from experiments.runs.metrics import COLUMNS, MetricsLog
+from experiments.runs.summary import Failure, Status
 from experiments.settings import ConfigError
 from experiments.training.train import train
 
@@ -166,12 +167,12 @@ def test_metrics_that_were_lost_come_back_with_the_checkpoint(line, cut, spec, t
 def test_a_result_of_training_that_is_damaged_is_made_again(name, damage, cut, spec, tiny_corpus):
     run = RunFolder(cut.parent)
     train(spec, tiny_corpus, cut)
-    assert run.has_ended
+    assert run.training.has_result
     whole = {path: path.read_bytes() for path in (cut / "metrics.parquet", cut / "last.ckpt")}
     damaged(cut / name, damage)
-    assert not run.has_ended
+    assert not run.training.has_result
     train(spec, tiny_corpus, cut)
-    assert run.has_ended
+    assert run.training.has_result
     assert {path: path.read_bytes() for path in whole} == whole  # not a step was taken
 
 
@@ -197,20 +198,25 @@ def test_a_damaged_line_of_the_metrics_loses_no_other(junk, tmp_path):
     with log.open("ab") as file:
         file.write(junk)
     MetricsLog(log).append(ROW | {"step": 2, "val_loss": 4.0})
-    assert MetricsLog(log).frame()["step"].tolist() == [1, 2]
+    read = MetricsLog(log)
+    read.write_parquet(tmp_path / "metrics.parquet")
+    frame = pd.read_parquet(tmp_path / "metrics.parquet")
+    assert frame.dtypes.astype(str).to_dict() == COLUMNS
+    assert frame["step"].tolist() == [1, 2]
+    assert frame["val_loss"].isna().tolist() == [True, False]
 
 
 @any_junk
 def test_a_failed_run_gets_a_summary_whatever_its_files_hold(junk, tmp_path):
     run = RunFolder(tmp_path)
-    run.training.mkdir()
-    MetricsLog(run.training / "metrics.jsonl").append(ROW)
+    run.training.path.mkdir()
+    MetricsLog(run.training.path / "metrics.jsonl").append(ROW)
     run.history.append("started")
-    for path in (run.training / "metrics.jsonl", tmp_path / "history.jsonl", tmp_path / "log"):
+    for path in (run.training.path / "metrics.jsonl", tmp_path / "history.jsonl", tmp_path / "log"):
         with path.open("ab") as file:
             file.write(junk)
     (tmp_path / "summary.json").write_bytes(junk)
-    record_failure(run, "failed", "a reason", tmp_path / "log")
+    run.record_failure(Failure(Status.FAILED, "a reason", tmp_path / "log"))
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["status"], summary["steps"], summary["reason"]) == ("failed", 1, "a reason")
     assert summary["launch"]["attempts"] == 1
@@ -222,34 +228,34 @@ def test_status_answers_whatever_the_files_hold(junk, tiny_plan, tmp_path):
     planned = tiny_plan()
     first, second, third = (RunFolder(tmp_path / "runs" / run.spec.path) for run in planned[:3])
     for run in (first, second, third):
-        run.training.mkdir(parents=True)
+        run.training.path.mkdir(parents=True)
         run.history.append("started")
-    MetricsLog(first.training / "metrics.jsonl").append(ROW)
-    for path in (first.training / "metrics.jsonl", first.path / "history.jsonl"):
+    MetricsLog(first.training.path / "metrics.jsonl").append(ROW)
+    for path in (first.training.path / "metrics.jsonl", first.path / "history.jsonl"):
         with path.open("ab") as file:
             file.write(junk)
     (second.path / "summary.json").write_bytes(junk)
     (third.path / "summary.json").write_text('{"status": "completed"}')  # of an older version
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "slurm_queue.json").write_bytes(junk)
-    shown = status(planned, tmp_path)
+    shown = status(planned, ResultsFolder(tmp_path))
     assert shown.endswith("4 runs: 1 running, 2 pending, 1 completed")
     assert "summary.json damaged; the same command makes the result again" in shown
 
 
 @any_junk
-def test_a_damaged_look_at_the_queue_is_an_old_one(junk, tmp_path):
+def test_a_damaged_snapshot_of_the_queue_is_an_old_one(junk, tmp_path):
     (tmp_path / "queue.json").write_bytes(junk)
-    look = Queue(tmp_path / "queue.json").last()
-    assert (look.asked, look.jobs) == (0, {})
+    snapshot = Queue(tmp_path / "queue.json").last()
+    assert (snapshot.time, snapshot.jobs) == (0, {})
 
 
 def test_a_result_is_published_though_the_history_is_lost(tmp_path):
     run = RunFolder(tmp_path)
-    run.training.mkdir()
-    (run.training / "summary.json").write_text('{"status": "completed"}')
-    pd.DataFrame({"step": [1]}).to_parquet(run.training / "metrics.parquet")
-    assert run.publish() == "completed"
+    run.training.path.mkdir()
+    (run.training.path / "summary.json").write_text('{"status": "completed"}')
+    pd.DataFrame({"step": [1]}).to_parquet(run.training.path / "metrics.parquet")
+    assert run.publish()["status"] == "completed"
     assert run.is_done
 
 
@@ -294,7 +300,7 @@ def test_a_file_system_without_locks_is_told(without_locks, spec, tiny_corpus, t
     with pytest.raises(ConfigError, match=f"training/lock {told}"):
         train(spec, tiny_corpus, tmp_path / "training")
     with pytest.raises(ConfigError, match=f"queue.lock {told}"):
-        Queue(tmp_path / "queue.json").look(since=1.0)
+        Queue(tmp_path / "queue.json").snapshot(since=1.0)
 
 
 @pytest.mark.parametrize("taken", ["results", "results/runs/a"])

@@ -129,7 +129,7 @@ def wait_until(true: Callable[[], object], seconds: float = 90) -> None:
 
 def last_step(run: RunFolder) -> int:
     """Return the last step that was logged; 0 before the first."""
-    log = run.training / "metrics.jsonl"
+    log = run.training.path / "metrics.jsonl"
     lines = log.read_text().splitlines() if log.exists() else []
     return json.loads(lines[-1])["step"] if lines else 0
 
@@ -141,7 +141,7 @@ def metrics(run: RunFolder) -> pd.DataFrame:
 
 def train_here(run: RunFolder, folder: Path, corpus: Path, **optimizer_args: Any) -> RunFolder:
     """Train the run of a job once more, in one process of this machine."""
-    spec = json.loads((run.training / "spec.json").read_text())
+    spec = json.loads((run.training.path / "spec.json").read_text())
     spec["optimizer"]["args"] |= optimizer_args
     command = [sys.executable, "-m", "experiments", "launch", "--folder", str(folder)]
     command += ["--spec", json.dumps(spec), "--corpus", str(corpus)]

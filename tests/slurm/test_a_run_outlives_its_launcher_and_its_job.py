@@ -87,7 +87,7 @@ def test_a_launcher_that_was_killed_finds_its_job_again(slow, undisturbed):
     slow.wait_until_it_trains()
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
-    assert not slow.run.has_ended
+    assert not slow.run.training.has_result
     code, output = slow.workspace.run("slow", TARGET)
     assert code == 0, output
     assert slow.jobs()["state"].tolist() == ["COMPLETED"]
@@ -100,7 +100,7 @@ def test_a_result_that_came_while_nobody_waited_is_taken(slow):
     slow.wait_until_it_trains()
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
-    wait_until(lambda: slow.run.has_ended)
+    wait_until(lambda: slow.run.training.has_result)
     code, output = slow.workspace.run("slow", TARGET)
     assert code == 0, output
     assert slow.run.summary["status"] == "completed"

@@ -7,16 +7,16 @@ COMMANDS = ("sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
 
 
 class SlurmError(RuntimeError):
-    """A command of SLURM failed; the text is what it said."""
+    """A command of SLURM failed; the text is its message."""
 
     @property
     def is_of_the_controller(self) -> bool:
-        """Whether the controller could not be reached, which may be better in a minute."""
+        """Whether the controller could not be reached: a retry may succeed."""
         return bool(re.search("Unable to contact|timed out|gave no answer", str(self)))
 
 
 def end_of(job_id: str) -> str:
-    """Return the state in which a job ended, such as TIMEOUT; "" where SLURM has forgotten it."""
+    """Return the state in which a job ended, such as TIMEOUT; "" if SLURM does not know it."""
     try:
         text = run_command("scontrol", "--oneliner", "show", "job", job_id)
     except SlurmError:
@@ -26,7 +26,7 @@ def end_of(job_id: str) -> str:
 
 
 def cancel(job_id: str) -> None:
-    """Cancel a job; one that has ended is left as it is.
+    """Cancel a job unless it has ended.
 
     Raises:
         SlurmError: the controller does not answer.
@@ -35,12 +35,20 @@ def cancel(job_id: str) -> None:
 
 
 def release(job_id: str) -> None:
-    """Let a job start that SLURM holds back."""
+    """Release a held job, so that it may start.
+
+    Raises:
+        SlurmError: the controller does not answer, or refuses.
+    """
     run_command("scontrol", "release", job_id)
 
 
 def run_command(*command: str, stdin: str | None = None) -> str:
-    """Return what a command prints, or raise with what it complains of."""
+    """Return the output of a command.
+
+    Raises:
+        SlurmError: the command failed, or took more than two minutes.
+    """
     try:
         done = subprocess.run(
             command,

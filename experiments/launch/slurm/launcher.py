@@ -13,13 +13,14 @@ from typing import TypeVar
 from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError
 
-from experiments.launch.launch import Failure, Stopped, signals_held_back
+from experiments.launch.launch import Stopped, signals_held_back
 from experiments.launch.slurm import commands
 from experiments.launch.slurm.commands import SlurmError
 from experiments.launch.slurm.jobs import job_name, parameters
 from experiments.launch.slurm.queue import POLL_SECONDS, Queue, QueuedJob
 from experiments.launch.slurm.task import TrainingTask
 from experiments.runs.logs import error_of, last_line
+from experiments.runs.summary import Failure, Status
 from experiments.settings import ConfigError
 
 _PATIENCE = 3600  # seconds that SLURM may leave the launcher without an answer
@@ -112,11 +113,11 @@ class SlurmLauncher:
         run = self.task.run
         began = answered = running = time.time()
         shown = None
-        while not run.has_ended:
+        while not run.training.has_result:
             time.sleep(1)
             try:
-                look = self.queue.look(since=time.time() - POLL_SECONDS)
-                job = self._mine(look.jobs.get(job_id))
+                snapshot = self.queue.snapshot(since=time.time() - POLL_SECONDS)
+                job = self._mine(snapshot.jobs.get(job_id))
                 if job and job.state != "RUNNING" and self._has_waited_since(running):
                     return self._give_up(job)
                 if job and "launch failed" in job.reason and "held" in job.reason:
@@ -131,11 +132,11 @@ class SlurmLauncher:
                         f" {error}; the same command goes on with it",
                     ) from None
                 continue
-            answered = look.asked
-            if job is None and look.asked > began:  # an older look did not know of it
+            answered = snapshot.time
+            if job is None and snapshot.time > began:  # an older one does not have the job
                 return self._end_of(job_id)
             if job and job.state == "RUNNING":
-                running = look.asked
+                running = snapshot.time
             if job and job != shown:
                 shown = job
                 _say(f"job {job_id}: {job.state} ({job.reason})")
@@ -147,22 +148,22 @@ class SlurmLauncher:
     def _give_up(self, job: QueuedJob) -> Failure:
         commands.cancel(job.id)
         why = f"{job.state} ({job.reason}) for {self.task.job.queue_hours:g} hours"
-        return Failure("timeout", f"job {job.id} was {why}", self._log(job.id))
+        return Failure(Status.TIMEOUT, f"job {job.id} was {why}", self._log(job.id))
 
     def _end_of(self, job_id: str) -> Failure | None:
         """Return why a run has no result whose job has left the queue."""
         run, deadline = self.task.run, time.time() + _LATE_FILES
         while time.time() < deadline:
-            if run.has_ended:
+            if run.training.has_result:
                 return None
             time.sleep(1)
         log = self._log(job_id)
         exhausted = [event.get("job") for event in run.history.events("exhausted")]
         if job_id in exhausted:
             starts = f"{self.task.job.max_attempts} starts of {self.task.job.time_minutes} minutes"
-            return Failure("timeout", f"job {job_id} has not finished in {starts}", log)
+            return Failure(Status.TIMEOUT, f"job {job_id} has not finished in {starts}", log)
         state = commands.end_of(job_id) or "gone"
-        status = "timeout" if state == "TIMEOUT" else "failed"
+        status = Status.TIMEOUT if state == "TIMEOUT" else Status.FAILED
         return Failure(status, f"job {job_id} {state}: {last_line(log)}", log)
 
     def _log(self, job_id: str) -> Path:
@@ -173,7 +174,7 @@ class SlurmLauncher:
 
     def _find(self) -> str | None:
         """Return the job of this run that is in the queue."""
-        jobs = self.queue.look(since=time.time()).jobs.values()
+        jobs = self.queue.snapshot(since=time.time()).jobs.values()
         return next((job.id for job in jobs if self._mine(job)), None)
 
     def _mine(self, job: QueuedJob | None) -> QueuedJob | None:
@@ -184,7 +185,7 @@ class SlurmLauncher:
         """Wait for the end of a job that was cancelled."""
         deadline = time.time() + _ENDING
         while True:
-            jobs = _until_slurm_answers(lambda: self.queue.look(since=time.time() - 5)).jobs
+            jobs = _until_slurm_answers(lambda: self.queue.snapshot(since=time.time() - 5)).jobs
             if not self._mine(jobs.get(job_id)):
                 return
             if time.time() > deadline:

@@ -1,4 +1,4 @@
-"""The jobs of the user that have not ended, asked once a minute by all launchers together."""
+"""Snapshots of the user's SLURM queue, taken once a minute for all launchers together."""
 
 import json
 import time
@@ -8,10 +8,8 @@ from pathlib import Path
 from experiments.files import atomic, locked, make_folder, read_object
 from experiments.launch.slurm.commands import SlurmError, run_command
 
-POLL_SECONDS = 60  # between two looks at the queue, whatever the number of launchers
-
-
-_FIELDS = "%i|%j|%T|%r"  # job id, name, state, reason
+POLL_SECONDS = 60  # seconds between two snapshots, however many launchers there are
+_FIELDS = "%i|%j|%T|%r"  # squeue's format: job id, name, state, reason
 
 
 @dataclass(frozen=True)
@@ -21,23 +19,23 @@ class QueuedJob:
     id: str
     name: str
     state: str  # PENDING, RUNNING, COMPLETING, …
-    reason: str  # why it is pending
+    reason: str  # why the job is pending
 
 
 @dataclass(frozen=True)
-class Look:
-    """What SLURM answered to the question which jobs of the user have not ended."""
+class Snapshot:
+    """The user's jobs that had not ended at some time."""
 
-    asked: float  # when; as of time.time
-    jobs: dict[str, QueuedJob]  # by id
-    error: str = ""  # why there was no answer
+    time: float  # seconds, as time.time()
+    jobs: dict[str, QueuedJob]  # by job id
+    error: str = ""  # why SLURM did not answer; then `jobs` is empty
 
 
 class Queue:
     """The user's jobs that have not ended.
 
-    The last look is kept in a file that all launchers share, so that together they ask once a
-    minute; also when there is no answer.
+    The last snapshot is in a file that all launchers share, so that together they ask SLURM once
+    a minute, even if it does not answer.
 
     Args:
         path: the file.
@@ -46,8 +44,8 @@ class Queue:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def look(self, since: float) -> Look:
-        """Return a look at the queue that was taken at `since`, of time.time, or later.
+    def snapshot(self, since: float) -> Snapshot:
+        """Return a snapshot that was taken at `since`, in seconds as time.time(), or later.
 
         Raises:
             SlurmError: the controller did not answer.
@@ -55,30 +53,30 @@ class Queue:
         """
         make_folder(self._path.parent)
         with locked(self._path.with_suffix(".lock")):
-            look = self.last()
-            if look.asked < since:
-                look = self._ask()
-        if look.error:
-            raise SlurmError(look.error)
-        return look
+            snapshot = self.last()
+            if snapshot.time < since:
+                snapshot = self._take()
+        if snapshot.error:
+            raise SlurmError(snapshot.error)
+        return snapshot
 
-    def last(self) -> Look:
-        """Return the last look; asks nobody. It is empty, and of 1970, where there is none."""
+    def last(self) -> Snapshot:
+        """Return the last snapshot, or an empty one of time 0; SLURM is not asked."""
         try:
             kept = read_object(self._path) or {}
             jobs = {key: QueuedJob(**job) for key, job in kept["jobs"].items()}
-            return Look(float(kept["asked"]), jobs, kept["error"])
+            return Snapshot(float(kept["time"]), jobs, kept["error"])
         except (AttributeError, KeyError, TypeError, ValueError):
-            return Look(0.0, {})
+            return Snapshot(0.0, {})
 
-    def _ask(self) -> Look:
-        asked = time.time()
+    def _take(self) -> Snapshot:
+        now = time.time()
         try:
             lines = run_command("squeue", "--me", "--noheader", f"--format={_FIELDS}").splitlines()
             jobs = [QueuedJob(*line.split("|", 3)) for line in lines]
-            look = Look(asked, {job.id: job for job in jobs})
+            snapshot = Snapshot(now, {job.id: job for job in jobs})
         except SlurmError as error:
-            look = Look(asked, {}, str(error))
+            snapshot = Snapshot(now, {}, str(error))
         with atomic(self._path) as path:
-            path.write_text(json.dumps(asdict(look)), encoding="utf-8")
-        return look
+            path.write_text(json.dumps(asdict(snapshot)), encoding="utf-8")
+        return snapshot

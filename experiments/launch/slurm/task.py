@@ -55,7 +55,7 @@ class TrainingTask:
         train(
             self.spec,
             self.corpus,
-            self.run.training,
+            self.run.training.path,
             self.job,
             tensorboard=self.tensorboard,
             requeue=lambda: requeue(signal.SIGUSR2, None),

@@ -1,0 +1,131 @@
+"""The summary of a run: its status, and its measurements in a few numbers."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from statistics import median
+from typing import Any, TypedDict
+
+from experiments.files import atomic, read_object
+from experiments.runs.logs import tail
+from experiments.runs.metrics import Row
+
+SUMMARY_FILE = "summary.json"
+_BATCH_NOISE = 0.1  # nats by which the first batch's loss may be below that of other text
+
+
+class Status(StrEnum):
+    """How a run ended; a run without a summary has not ended."""
+
+    COMPLETED = "completed"
+    DIVERGED = "diverged"  # a loss was not finite, or the last one was above the first
+    FAILED = "failed"  # an error, a killed process, a lost job
+    TIMEOUT = "timeout"  # the time limit of its job, after the last permitted attempt
+
+
+ENDED = (Status.COMPLETED, Status.DIVERGED)  # the statuses of a run with a result
+
+
+class Launch(TypedDict):
+    """The starts of a run's training process."""
+
+    attempts: int
+    job: str | None  # SLURM's id of the last job; None on this machine
+
+
+class Summary(TypedDict, total=False):
+    """The keys of summary.json. A failed run has no measurements, but a reason and a log."""
+
+    status: str
+    steps: int  # optimizer steps taken
+    tokens: int  # tokens trained on
+    final_val_loss: float | None  # nats per token; None if the run diverged or failed
+    best_val_loss: float | None  # nats per token
+    parameters: int
+    state_bytes: int  # of the optimizer, counters included
+    peak_memory_bytes: int  # of the process that used most: GPU memory, or RAM without a GPU
+    tokens_per_second: float  # median over the logged steps
+    optimizer_seconds: float  # median time of the update, in seconds
+    corpus: dict[str, Any]  # name, text_sha256, as_recorded
+    provenance: dict[str, Any]  # experiments.runs.provenance
+    launch: Launch
+    reason: str  # why the run failed, one line
+    log: list[str]  # the last lines of a failed run's log
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a run ended without a result.
+
+    Args:
+        status: FAILED or TIMEOUT.
+        reason: one line.
+        log: the log of the process that failed.
+    """
+
+    status: Status
+    reason: str
+    log: Path
+
+
+def training_summary(rows: Sequence[Row], tokens_per_step: int, measured: Summary) -> Summary:
+    """Return the summary of a run whose training has ended.
+
+    The run diverged if a loss was not finite, or if the last validation loss is above the first
+    training loss: the model has unlearned what it learned.
+
+    Args:
+        rows: the logged metrics, at least one.
+        tokens_per_step: batch_size times context.
+        measured: further keys of the summary, which follow the losses.
+    """
+    first, last = rows[0], rows[-1]
+    final = last.get("val_loss")
+    diverged = final is None or not final <= first["train_loss"] + _BATCH_NOISE
+    return {
+        "status": Status.DIVERGED if diverged else Status.COMPLETED,
+        "steps": last["step"],
+        "tokens": last["tokens"],
+        "final_val_loss": None if diverged else final,
+        "best_val_loss": _best_val_loss(rows),
+        **measured,
+        "tokens_per_second": tokens_per_step / median(row["step_seconds"] for row in rows),
+        "optimizer_seconds": median(row["optimizer_seconds"] for row in rows),
+    }
+
+
+def failure_summary(failure: Failure, rows: Sequence[Row], launch: Launch) -> Summary:
+    """Return the summary of a run that failed, with the metrics it logged until then."""
+    return {
+        "status": failure.status,
+        "steps": rows[-1]["step"] if rows else 0,
+        "tokens": rows[-1]["tokens"] if rows else 0,
+        "final_val_loss": None,
+        "best_val_loss": _best_val_loss(rows),
+        "launch": launch,
+        "reason": failure.reason,
+        "log": tail(failure.log),
+    }
+
+
+def read_summary(folder: Path) -> Summary | None:
+    """Return the summary in a folder; None if there is none or it is damaged."""
+    summary = read_object(folder / SUMMARY_FILE)
+    return summary if summary and isinstance(summary.get("status"), str) else None
+
+
+def write_summary(folder: Path, summary: Summary) -> None:
+    """Write the summary of a run.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    with atomic(folder / SUMMARY_FILE) as path:
+        path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+
+
+def _best_val_loss(rows: Sequence[Row]) -> float | None:
+    losses = [loss for row in rows if (loss := row.get("val_loss", float("nan"))) == loss]
+    return min(losses, default=None)
