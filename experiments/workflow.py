@@ -111,9 +111,9 @@ class Workflow:
         """Return the folder of a run."""
         return self._results.run(run)
 
-    def corpus_of(self, run: str) -> Path:
+    def corpus_of(self, run: str) -> str:
         """Return the folder of a run's corpus."""
-        return self._results.corpora / self.runs[run].corpus.path
+        return str(self._results.corpora / self.runs[run].corpus.path)
 
     def job_of(self, run: str) -> str:
         """Return what a run asks of SLURM, as JSON; "" if it is trained on this machine."""
