@@ -50,7 +50,7 @@ test-slurm:
 # Apart from the other, because transformers imports torchao wherever it is installed.
 bench:
 	@sh make_venv.sh $(VENV)-bench requirements.lock requirements-bench.lock
-	PATH="$$PWD/$(VENV)-bench/bin:$$PATH" python -m experiments.studies.bench
+	PATH="$$PWD/$(VENV)-bench/bin:$$PATH" python -m experiments bench
 
 bench-analysis: venv
 	$(IN_VENV) python -m tests.measure_analysis

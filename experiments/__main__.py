@@ -63,6 +63,12 @@ def main(arguments: list[str] | None = None) -> None:
     command.add_argument("--output", type=Path, required=True, help="the curves, as CSV")
     command.set_defaults(run=run_convergence)
 
+    command = commands.add_parser("bench", help="measure a step of each optimizer")
+    command.add_argument("--rounds", type=int, default=15, help="timed steps of each")
+    command.add_argument("--only", nargs="+", default=[], metavar="NAME", help="optimizers")
+    command.add_argument("--out", type=Path, default=Path("results/bench"), help="folder")
+    command.set_defaults(run=run_bench)
+
     options = parser.parse_args(arguments)
     sys.stdout.reconfigure(errors="backslashreplace")  # a locale may lack a label's characters
     try:
@@ -183,6 +189,13 @@ def run_convergence(options: argparse.Namespace) -> None:
     from experiments.studies.convergence import write_convergence
 
     write_convergence(options.output)
+
+
+def run_bench(options: argparse.Namespace) -> None:
+    """Measure a step of each optimizer."""
+    from experiments.studies.bench import write_bench
+
+    write_bench(options.rounds, options.only, options.out)
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def test_a_cluster_is_planned_with_what_its_jobs_ask_for(checkout):
     [
         ("status", "experiments"),
         ("test", "pytest"),
-        ("bench", "experiments.studies.bench"),
+        ("bench", "experiments"),
         ("bench-analysis", "tests.measure_analysis"),
         ("lint", "snakefmt"),
     ],

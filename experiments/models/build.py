@@ -1,5 +1,6 @@
 """The language models that are trained: our GPT-2, and others through `transformers`."""
 
+import torch
 from torch import nn
 
 from experiments.models.causal_lm import CausalLM
@@ -17,3 +18,9 @@ def build_model(settings: ModelSettings) -> nn.Module:
     cross-entropy in nats per token.
     """
     return GPT2(settings) if isinstance(settings, GPT2Settings) else CausalLM(settings)
+
+
+def model_on_meta(settings: ModelSettings) -> nn.Module:
+    """Make a model on the meta device: its parameters have shapes and dtypes, but no memory."""
+    with torch.device("meta"):
+        return build_model(settings)

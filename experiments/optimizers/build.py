@@ -6,6 +6,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from experiments.models.build import model_on_meta
+from experiments.models.settings import ModelSettings
 from experiments.optimizers.import_class import arguments, import_class
 from experiments.optimizers.settings import OptimizerSpec
 from experiments.optimizers.user_code import describe, errors_told
@@ -64,6 +66,18 @@ def build_optimizer(
             decays = any(map(_decays, group["params"][:1]))
             group["weight_decay"] = weight_decay if decays else 0.0
     return optimizer
+
+
+def optimizer_on_meta(
+    settings: ModelSettings, spec: OptimizerSpec, lr: float, weight_decay: float
+) -> tuple[nn.Module, Optimizer]:
+    """Make a model on the meta device and its optimizer, which then has no memory either.
+
+    Raises:
+        ConfigError: as of `build_optimizer`.
+    """
+    model = model_on_meta(settings)
+    return model, build_optimizer(spec, model, lr, weight_decay)
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

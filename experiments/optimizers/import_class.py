@@ -2,6 +2,7 @@
 
 import inspect
 from importlib import import_module
+from typing import Any
 
 from torch.optim import Optimizer
 
@@ -21,10 +22,9 @@ def import_class(class_path: str, where: Keys) -> type[Optimizer]:
     Raises:
         ConfigError: it cannot be imported, is no optimizer, or asks more of the loop.
     """
-    module, _, name = class_path.rpartition(".")
     field, problem = (*where, "class"), f"is {class_path!r}, but"
     with errors_told(field, f"{problem} it must be importable", class_path):
-        found = getattr(import_module(module), name)
+        found = import_object(class_path)
     if not (inspect.isclass(found) and issubclass(found, Optimizer)):
         raise ConfigError(field, f"{problem} it must be a subclass of torch.optim.Optimizer")
     if inspect.unwrap(found.step) is inspect.unwrap(Optimizer.step):
@@ -47,6 +47,17 @@ def import_class(class_path: str, where: Keys) -> type[Optimizer]:
             " evaluation are not supported",
         )
     return found
+
+
+def import_object(path: str) -> Any:
+    """Return what a dotted path such as "torch.optim.SGD" names.
+
+    Raises:
+        ImportError: the module, or a module that it imports, is not installed.
+        AttributeError: the module has no such name.
+    """
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
 
 
 def arguments(optimizer_class: type[Optimizer]) -> list[str]:

@@ -1,10 +1,13 @@
 """The entries of optimizers.yaml, and the optimizer of one run."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from experiments.settings import Plain, Settings, refused
+from experiments.models.settings import ModelSettings
+from experiments.settings import ConfigError, Keys, Plain, Settings, refused
 
 
 def _line(text: str) -> str:
@@ -42,3 +45,34 @@ class OptimizerSpec(Settings):
     class_path: str = Field(alias="class")
     args: dict[str, Any]
     source_sha256: str | None = Field(default=None, description="of a class of the user's")
+
+
+def optimizer_spec(
+    name: str,
+    entry: OptimizerSettings,
+    model: ModelSettings,
+    args: Mapping[str, Any] = MappingProxyType({}),
+) -> OptimizerSpec:
+    """Return an entry of optimizers.yaml for one model, some of its arguments replaced.
+
+    Raises:
+        ConfigError: an argument stands for a field that the model does not have.
+    """
+    return OptimizerSpec(
+        name=name,
+        class_path=entry.class_path,
+        args={
+            key: _resolve(value, model, ("optimizers", name, "args", key))
+            for key, value in (entry.args | args).items()
+        },
+    )
+
+
+def _resolve(value: Any, model: ModelSettings, field: Keys) -> Any:
+    """Replace "$model.<field>" by that field of the model."""
+    if not (isinstance(value, str) and value.startswith("$")):
+        return value
+    accepted = [f"$model.{name}" for name in (*type(model).model_fields, "head_rows")]
+    if value not in accepted:
+        raise ConfigError(field, f"is {value!r}, but it must be one of {', '.join(accepted)}")
+    return getattr(model, value.removeprefix("$model."))

@@ -1,9 +1,8 @@
 """From a profile to the set of runs it needs. Imports no torch: the Snakefile reads this."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache, partial
 from itertools import product
-from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -11,7 +10,7 @@ import yaml
 from experiments.corpus.settings import Corpus
 from experiments.corpus.sources import fingerprint
 from experiments.models.settings import ModelSettings
-from experiments.optimizers.settings import OptimizerSettings, OptimizerSpec
+from experiments.optimizers.settings import optimizer_spec
 from experiments.optimizers.source_code import source_sha256
 from experiments.plan.profile import Experiment, ModelTraining, Profile, TrainingSettings
 from experiments.plan.spec import PlannedRun, RunSpec
@@ -112,27 +111,6 @@ def _expand(
     return runs
 
 
-def optimizer_spec(
-    name: str,
-    entry: OptimizerSettings,
-    model: ModelSettings,
-    args: Mapping[str, Any] = MappingProxyType({}),
-) -> OptimizerSpec:
-    """Return an entry of optimizers.yaml for one model, some of its arguments replaced.
-
-    Raises:
-        ConfigError: an argument stands for a field that the model does not have.
-    """
-    return OptimizerSpec(
-        name=name,
-        class_path=entry.class_path,
-        args={
-            key: _resolve(value, model, ("optimizers", name, "args", key))
-            for key, value in (entry.args | args).items()
-        },
-    )
-
-
 def _dataset(profile: Profile, model_name: str) -> str:
     """Return the dataset that a model is trained on, in every experiment of the profile."""
     own = profile.by_model.get(model_name, ModelTraining()).dataset
@@ -157,16 +135,6 @@ def _look_up(registry: dict[str, Any], name: str, field: Keys) -> Any:
     if name not in registry:
         raise ConfigError(field, f"has {name!r}, but it must be one of {', '.join(registry)}")
     return registry[name]
-
-
-def _resolve(value: Any, model: ModelSettings, field: Keys) -> Any:
-    """Replace "$model.<field>" by that field of the model."""
-    if not (isinstance(value, str) and value.startswith("$")):
-        return value
-    accepted = [f"$model.{name}" for name in (*type(model).model_fields, "head_rows")]
-    if value not in accepted:
-        raise ConfigError(field, f"is {value!r}, but it must be one of {', '.join(accepted)}")
-    return getattr(model, value.removeprefix("$model."))
 
 
 def _check_fit(

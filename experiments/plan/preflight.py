@@ -2,12 +2,10 @@
 
 from pathlib import Path
 
-import torch
-
 from experiments.corpus.batches import check_size
 from experiments.corpus.tokens import verify
-from experiments.models.build import build_model
-from experiments.optimizers.build import build_optimizer
+from experiments.models.build import model_on_meta
+from experiments.optimizers.build import build_optimizer, optimizer_on_meta
 from experiments.plan.spec import PlannedRun
 from experiments.settings import ConfigError
 
@@ -41,15 +39,14 @@ def _try_optimizer(run: PlannedRun) -> None:
     A class that reads parameters as it is made needs memory: then they have it, but no values.
     """
     spec, training = run.spec, run.spec.training
-    with torch.device("meta"):
-        model = build_model(spec.model)
     try:
         try:
-            build_optimizer(spec.optimizer, model, training.lr, training.weight_decay)
+            optimizer_on_meta(spec.model, spec.optimizer, training.lr, training.weight_decay)
         except ConfigError as error:
-            if not isinstance(error.__cause__, RuntimeError):  # as torch has it for such a reading
+            # torch raises a RuntimeError where values of the meta device are read.
+            if not isinstance(error.__cause__, RuntimeError):
                 raise
-            model = model.to_empty(device="cpu")
+            model = model_on_meta(spec.model).to_empty(device="cpu")
             build_optimizer(spec.optimizer, model, training.lr, training.weight_decay)
     except ConfigError as error:
         within = ("experiments", run.experiment, "args") if run.argument else ()

@@ -1,37 +1,33 @@
-"""What a step of each optimizer costs, side by side (`make bench`).
+"""The tables of `make bench`: the cost of a step, and the effect of stochastic rounding."""
 
-Every round takes one step of each optimizer of a group, so that whatever else the machine is doing
-falls on all of them; torch's fused AdamW is in every group, and the ratios are to its step in the
-same round.
-"""
-
-import argparse
-import importlib
 import importlib.metadata
 import json
 import shlex
-import sys
 from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import nn
 
-from experiments.files import atomic
+from experiments.files import atomic, make_folder
 from experiments.runs.provenance import provenance
-from experiments.studies.step_cost import OPTIMIZERS, REFERENCE, gpt2_shapes, measure
+from experiments.settings import ConfigError
+from experiments.studies.step_cost import OPTIMIZERS, RELATIVE_TO, gpt2_shapes, measure
 from powerstep import PowerStep
 
-EXTRAS = ("bitsandbytes", "torchao")  # what pyproject.toml's extra `bench` adds
+EXTRAS = ("bitsandbytes", "torchao")  # packages of the extra `bench` in pyproject.toml
 
 
 def rounding_example(elements: int = 100_000, steps: int = 1000, lr: float = 1e-5) -> pd.DataFrame:
-    """Return how far bf16 weights go, of the way meant, when each step is below their spacing.
+    """Return the distance that bf16 weights move, relative to fp32, if steps are tiny.
+
+    Each step is shorter than the spacing of bf16 numbers.
 
     Args:
-        elements: weights, of standard deviation 0.02, where bf16 numbers are up to 1.2e-4 apart.
-        steps: of PowerStep, all in one direction.
-        lr: the length of each step, with the momentum's own size taken out (β = 0).
+        elements: number of weights, of standard deviation 0.02; bf16 numbers of that size are up
+            to 1.2e-4 apart.
+        steps: steps of PowerStep, all in one direction.
+        lr: length of each step, since β = 0.
     """
     start = 0.02 * torch.randn(elements, generator=torch.Generator().manual_seed(0))
     rows = []
@@ -48,44 +44,39 @@ def rounding_example(elements: int = 100_000, steps: int = 1000, lr: float = 1e-
         for _ in range(steps):
             optimizer.step()
         moved = (before - param.detach().double()).mean().item()
-        rows.append({"weights": label, "moved, of the way meant": moved / (steps * lr)})
+        rows.append({"weights": label, "moved, relative to exact steps": moved / (steps * lr)})
     return pd.DataFrame(rows)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Print the tables, and write them with where they come from."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.studies.bench", description=__doc__
-    )
-    parser.add_argument("--rounds", type=_positive, default=15, help="timed steps of each")
-    parser.add_argument("--only", nargs="+", choices=OPTIMIZERS, default=[], metavar="NAME")
-    parser.add_argument("--out", type=_folder, default=Path("results/bench"), help="folder")
-    arguments = sys.argv[1:] if arguments is None else arguments
-    options = parser.parse_args(arguments)
-    names = [name for name in OPTIMIZERS if name in {REFERENCE, *(options.only or OPTIMIZERS)}]
-    _write(rounding_example(), options.out / "rounding")
-    _write(measure(gpt2_shapes(), names, options.rounds), options.out / "step")
-    source = provenance() | {
-        "threads": torch.get_num_threads(),
-        "command": shlex.join(["python", "-m", "experiments.studies.bench", *arguments]),
-    }
+def write_bench(rounds: int, only: list[str], folder: Path) -> None:
+    """Print the tables, and write them with their provenance.
+
+    Args:
+        rounds: timed steps of each optimizer.
+        only: names in step_cost.OPTIMIZERS; all of them if empty.
+        folder: gets step.csv, step.md, rounding.csv, rounding.md and provenance.json.
+
+    Raises:
+        ConfigError: a value is not accepted.
+    """
+    if rounds < 1:
+        raise ConfigError((), f"--rounds is {rounds}, but it must be at least 1")
+    for name in only:
+        if name not in OPTIMIZERS:
+            accepted = "; ".join(OPTIMIZERS)
+            raise ConfigError((), f"--only has {name!r}, but it must be one of {accepted}")
+    make_folder(folder)
+    names = [name for name in OPTIMIZERS if name in {RELATIVE_TO, *(only or OPTIMIZERS)}]
+    _write(rounding_example(), folder / "rounding")
+    _write(measure(gpt2_shapes(), names, rounds), folder / "step")
+    command = ["python", "-m", "experiments", "bench", "--rounds", str(rounds)]
+    command += [*(["--only", *only] if only else []), "--out", str(folder)]
+    source = provenance() | {"threads": torch.get_num_threads(), "command": shlex.join(command)}
     source["packages"] |= _extra_versions()
-    with atomic(options.out / "provenance.json") as path:
-        path.write_text(json.dumps(source, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(source, indent=1))
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"it is {text!r}, but it must be a number from 1 on")
-    return int(text)
-
-
-def _folder(text: str) -> Path:
-    path = Path(text)
-    if path.exists() and not path.is_dir():
-        raise argparse.ArgumentTypeError(f"it is {text!r}, but that is no folder")
-    return path
+    text = json.dumps(source, indent=1)
+    with atomic(folder / "provenance.json") as path:
+        path.write_text(text + "\n", encoding="utf-8")
+    print(text)
 
 
 def _extra_versions() -> dict[str, str | None]:
@@ -103,7 +94,3 @@ def _write(table: pd.DataFrame, target: Path) -> None:
     with atomic(target.with_suffix(".md")) as path:
         path.write_text(text + "\n", encoding="utf-8")
     print(text, end="\n\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from experiments.files import atomic
-from experiments.models.build import build_model
+from experiments.models.build import model_on_meta
 from experiments.models.settings import ModelSettings
 from experiments.optimizers.build import build_optimizer
-from experiments.optimizers.settings import OptimizerSettings, OptimizerSpec
+from experiments.optimizers.settings import OptimizerSettings, OptimizerSpec, optimizer_spec
 from experiments.optimizers.state_bytes import tensor_bytes
 from experiments.optimizers.user_code import errors_told
-from experiments.plan.grid import optimizer_spec
 from experiments.plan.profile import Layout, Profile
 from experiments.plan.reading import load_profile
 from experiments.settings import ConfigError
@@ -43,8 +42,7 @@ def write_memory(path: Path) -> None:
 def _rows(profile: Profile) -> Iterator[dict[str, Any]]:
     for name, own in profile.by_model.items():
         settings = profile.models[name]
-        with torch.device("meta"):
-            model = build_model(settings)
+        model = model_on_meta(settings)
         sizes = {key: param.numel() for key, param in model.named_parameters()}
         for optimizer, entry in profile.optimizers.items():
             state = _count(optimizer, entry, settings, model)

@@ -1,9 +1,11 @@
-"""The time and the memory of a step of each optimizer, measured side by side."""
+"""The time and the memory of a step of each optimizer, measured side by side.
+
+Each round takes one step of each optimizer of a group, so that other load on the machine slows all
+of them down. torch's fused AdamW is in every group, and ratios are to its step in the same round.
+"""
 
 import ctypes
 import gc
-import importlib
-import importlib.metadata
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,20 +15,14 @@ import pandas as pd
 import torch
 from torch import nn
 
+from experiments.optimizers.import_class import import_object
 from experiments.optimizers.state_bytes import state_bytes
 from experiments.plan.reading import load_profile
 
-REFERENCE = "AdamW, fused"
-
-
-GROUP_SIZE = 4  # optimizers measured together, the reference aside: their states share the memory
-
-
-WARM_UP = 2  # steps that are not timed
-
-
-LR = 1e-6  # the parameters hardly move, and every optimizer can have the same ones
-
+RELATIVE_TO = "AdamW, fused"  # the optimizer that ratios are to
+GROUP_SIZE = 4  # optimizers in memory at once, beside the one that ratios are to
+WARM_UP = 2  # untimed steps of each optimizer
+LR = 1e-6  # so small that the parameters hardly move, and all optimizers can share them
 
 Params = list[tuple[str, nn.Parameter]]
 
@@ -51,12 +47,17 @@ def _plain(path: str, **arguments: Any) -> Callable[[Params], Any]:
     """Return what makes an optimizer of a class by its path, with weight decay 0.1."""
 
     def make(params: Params) -> Any:
-        module, _, name = path.rpartition(".")
-        optimizer_class = getattr(importlib.import_module(module), name)
+        optimizer_class = import_object(path)
         decay = {} if path == "torch.optim.SGD" else {"weight_decay": 0.1}
         return optimizer_class([p for _, p in params], lr=LR, **decay | arguments)
 
     return make
+
+
+def _adafactor(params: Params) -> Any:
+    """Make Adafactor with the arguments that it has in optimizers.yaml."""
+    entry = load_profile("laptop").optimizers["adafactor"]
+    return _plain(entry.class_path, **entry.args)(params)
 
 
 def _adam_mini(params: Params) -> Any:
@@ -76,11 +77,8 @@ def _adam_mini(params: Params) -> Any:
     return Adam_mini(apart, lr=LR, weight_decay=0.1, dim=width, n_heads=heads, verbose=False)
 
 
-_ADAFACTOR = load_profile("laptop").optimizers["adafactor"].args
-
-
 OPTIMIZERS: dict[str, Callable[[Params], Any]] = {
-    REFERENCE: _plain("torch.optim.AdamW", fused=True),
+    RELATIVE_TO: _plain("torch.optim.AdamW", fused=True),
     "AdamW, foreach": _plain("torch.optim.AdamW", foreach=True),
     "AdamW, for-loop": _plain("torch.optim.AdamW", foreach=False),
     "SGD with momentum, fused": _plain("torch.optim.SGD", momentum=0.9, fused=True),
@@ -97,7 +95,7 @@ OPTIMIZERS: dict[str, Callable[[Params], Any]] = {
     "AdamS": _plain("powerstep.baselines.AdamS"),
     "Stacey(p,2)": _plain("powerstep.baselines.Stacey"),
     "AdamW int8, naive": _plain("powerstep.baselines.NaiveAdamWInt8"),
-    "Adafactor": _plain("transformers.optimization.Adafactor", **_ADAFACTOR),
+    "Adafactor": _adafactor,
     "Lion": _plain("lion_pytorch.Lion"),
     "Adam-mini": _adam_mini,
     "AdamW 8-bit, torchao": _plain("torchao.optim.AdamW8bit"),
@@ -125,7 +123,7 @@ def measure(shapes: dict[str, tuple[int, ...]], names: list[str], rounds: int) -
 
     Args:
         shapes: of the parameters, by name.
-        names: of OPTIMIZERS, REFERENCE among them.
+        names: of OPTIMIZERS, RELATIVE_TO among them.
         rounds: timed steps of each.
 
     Returns:
@@ -140,11 +138,11 @@ def measure(shapes: dict[str, tuple[int, ...]], names: list[str], rounds: int) -
         param = nn.Parameter(0.02 * torch.randn(shape, generator=generator))
         param.grad = 1e-3 * torch.randn(shape, generator=generator)
         params.append((name, param))
-    others = [name for name in names if name != REFERENCE]
+    others = [name for name in names if name != RELATIVE_TO]
     rows = {}
     for start in range(0, max(1, len(others)), GROUP_SIZE):
-        group = _measure_group(params, [REFERENCE, *others[start : start + GROUP_SIZE]], rounds)
-        rows = group | rows  # the reference's row is that of its first group
+        group = _measure_group(params, [RELATIVE_TO, *others[start : start + GROUP_SIZE]], rounds)
+        rows = group | rows  # its row is that of its first group
     return pd.DataFrame([{"optimizer": name} | rows[name] for name in names])
 
 
@@ -173,7 +171,7 @@ def _measure_group(params: Params, names: list[str], rounds: int) -> dict[str, d
         for name in [*optimizers][shift:] + [*optimizers][:shift]:
             times[name].append(_seconds(optimizers[name].step))
     table = pd.DataFrame(times)
-    ratios = table.div(table[REFERENCE], axis=0)
+    ratios = table.div(table[RELATIVE_TO], axis=0)
     for name in optimizers:
         rows[name] |= {
             "step_ms": 1e3 * table[name].median(),

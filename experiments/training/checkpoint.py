@@ -9,8 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from experiments.models.build import build_model
-from experiments.optimizers.build import build_optimizer
+from experiments.optimizers.build import optimizer_on_meta
 from experiments.plan.spec import RunSpec
 from experiments.settings import ConfigError
 
@@ -86,10 +85,10 @@ def fresh_state(spec: RunSpec) -> State:
 
     The optimizer must be one of `powerstep`: others may not be able to step without memory.
     """
-    with torch.device("meta"):
-        model = build_model(spec.model)
     training = spec.training
-    optimizer = build_optimizer(spec.optimizer, model, training.lr, training.weight_decay)
+    model, optimizer = optimizer_on_meta(
+        spec.model, spec.optimizer, training.lr, training.weight_decay
+    )
     for param in model.parameters():
         param.grad = torch.empty_like(param)
     optimizer.step()

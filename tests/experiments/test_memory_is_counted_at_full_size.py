@@ -6,8 +6,8 @@ import torch
 
 from experiments.models.build import build_model
 from experiments.optimizers.build import build_optimizer
+from experiments.optimizers.settings import optimizer_spec
 from experiments.optimizers.state_bytes import state_bytes
-from experiments.plan.grid import optimizer_spec
 from experiments.plan.profile import Layout
 from experiments.plan.reading import load_profile
 from experiments.studies.state_memory import _replicated, count_state, write_memory

@@ -10,9 +10,8 @@ import torch
 from experiments.models.build import build_model
 from experiments.models.settings import GPT2Settings
 from experiments.optimizers.build import build_optimizer
-from experiments.optimizers.settings import OptimizerSpec
+from experiments.optimizers.settings import OptimizerSpec, optimizer_spec
 from experiments.optimizers.state_bytes import state_bytes
-from experiments.plan.grid import optimizer_spec
 from experiments.plan.reading import load_profile
 from experiments.settings import ConfigError
 

@@ -10,9 +10,9 @@ import torch
 
 from experiments.models.build import build_model
 from experiments.optimizers.build import build_optimizer
-from experiments.optimizers.settings import OptimizerSettings, OptimizerSpec
+from experiments.optimizers.settings import OptimizerSettings, OptimizerSpec, optimizer_spec
 from experiments.optimizers.state_bytes import state_bytes
-from experiments.plan.grid import optimizer_spec, plan
+from experiments.plan.grid import plan
 from experiments.plan.preflight import check_runs
 from experiments.plan.reading import lines_named, load_profile
 from experiments.settings import ConfigError
