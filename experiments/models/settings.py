@@ -16,6 +16,11 @@ class _Model(Settings):
     context: int = Field(gt=0, description="longest sequence, in tokens")
     vocab_size: int = Field(gt=0, description="rows of the embedding")
 
+    @property
+    def tensor_parallel_sizes(self) -> dict[str, int]:
+        """The fields that tensor parallelism must divide; empty if the family cannot be split."""
+        return {}
+
 
 class GPT2Settings(_Model):
     """GPT-2 as nanoGPT trains it."""
@@ -60,6 +65,11 @@ class Qwen3Settings(_Rotary):
         return self
 
     @property
+    def tensor_parallel_sizes(self) -> dict[str, int]:
+        """The fields that tensor parallelism must divide."""
+        return {"kv_heads": self.kv_heads, "mlp_width": self.mlp_width}
+
+    @property
     def head_rows(self) -> dict[str, int]:
         """Rows of a head in each matrix that is split by heads of queries and keys."""
         return dict.fromkeys(("q_proj", "k_proj"), self.head_dim)
@@ -89,6 +99,11 @@ class Qwen3MoeSettings(_Mixture, Qwen3Settings):
     """Qwen3 with a mixture of experts in every block (arXiv:2505.09388)."""
 
     family: Literal["qwen3_moe"] = Field(description="the architecture")
+
+    @property
+    def tensor_parallel_sizes(self) -> dict[str, int]:
+        """Empty: the experts cannot be split."""
+        return {}
 
 
 class DeepseekV2Settings(_Mixture, _Rotary):

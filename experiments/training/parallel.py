@@ -90,18 +90,19 @@ class Parallel(Settings):
             )
         if self.tensor_parallel == 1:
             return
-        if spec.model.family != "qwen3":
+        sizes = spec.model.tensor_parallel_sizes
+        if not sizes:
             raise ConfigError(
                 (*where, "tensor_parallel"),
                 f"is {self.tensor_parallel}, but for {spec.model_name} it must be 1: only dense"
                 " Qwen3 models can be split so",
             )
-        for field in ("kv_heads", "mlp_width"):
-            if getattr(spec.model, field) % self.tensor_parallel:
+        for name, size in sizes.items():
+            if size % self.tensor_parallel:
                 raise ConfigError(
                     (*where, "tensor_parallel"),
-                    f"is {self.tensor_parallel}, but it must divide the {field} of"
-                    f" {spec.model_name}, {getattr(spec.model, field)}",
+                    f"is {self.tensor_parallel}, but it must divide the {name} of"
+                    f" {spec.model_name}, {size}",
                 )
 
 
