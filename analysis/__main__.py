@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 from analysis.catalogue import Row, figures, tables
-from analysis.claims import write_claims
-from analysis.figures import write_figure
+from analysis.claims.claims import write_claims
+from analysis.figures.write import write_figure
 from analysis.frames import Results, read_plan, read_results, write_collected
 from analysis.report import write_report
-from analysis.tables import write_table
+from analysis.tables.write import write_table
 from experiments.settings import ConfigError
 
 

@@ -7,11 +7,11 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis.catalogue import Artefact, Row, figures, tables
-from analysis.claims import SCOPE, by_claim, find
+from analysis.claims.claims import SCOPE, by_claim, find
+from analysis.claims.verdicts import Claim
 from analysis.frames import Results, provenance
-from analysis.tables import make_table
+from analysis.tables.write import make_table
 from analysis.text import MISSING, number
-from analysis.verdicts import Claim
 from experiments.files import atomic
 
 

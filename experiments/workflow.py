@@ -37,7 +37,7 @@ def set_environment(checkout: Path) -> None:
         "PYTHONPATH": os.pathsep.join(filter(None, [str(checkout), os.environ.get("PYTHONPATH")])),
         # The user's matplotlibrc and backend are not read: a broken one would end the import of
         # matplotlib, which Lightning imports too.
-        "MATPLOTLIBRC": str(checkout / "analysis" / "style.mplstyle"),
+        "MATPLOTLIBRC": str(checkout / "analysis" / "figures" / "style.mplstyle"),
         "MPLBACKEND": "agg",
         "PYTHONIOENCODING": f"{'utf-8' if is_utf8 else 'ascii'}:backslashreplace",
     }

@@ -11,14 +11,14 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 from scipy import stats
 
-from analysis import canvas
 from analysis.catalogue import figures
-from analysis.curves import SMOOTHING, loss_curves, loss_over_cost
-from analysis.figures import transform, write_figure
+from analysis.figures import canvas
+from analysis.figures.curves import SMOOTHING, loss_curves, loss_over_cost
+from analysis.figures.final_losses import loss_over_lr, loss_over_state
+from analysis.figures.line_styles import look
+from analysis.figures.write import transform, write_figure
 from analysis.frames import read_plan, read_results
-from analysis.looks import look
-from analysis.reference import load_reference
-from analysis.summaries import loss_over_lr, loss_over_state
+from analysis.paper import load_paper
 from experiments.plan.reading import load_profile
 from tests.analysis.conftest import LABELS, STATE, planned, write_plan, write_run, write_studies
 
@@ -178,7 +178,7 @@ def test_each_optimizer_looks_the_same_everywhere_and_like_no_other():
 
 
 def test_the_lines_of_the_papers_figure_2_differ_without_colour():
-    styles = [str(look(name)["linestyle"]) for name in load_reference()["val_loss"]["qwen3-8b"]]
+    styles = [str(look(name)["linestyle"]) for name in load_paper()["val_loss"]["qwen3-8b"]]
     assert len(set(styles)) == len(styles) == 5
 
 

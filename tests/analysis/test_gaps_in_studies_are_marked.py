@@ -6,12 +6,12 @@ import pytest
 from matplotlib import pyplot as plt
 
 from analysis.catalogue import figures, tables
-from analysis.claims import claim_2, claim_3, claim_10, write_claims
-from analysis.figures import state_memory, write_figure
+from analysis.claims.claims import claim_2, claim_3, claim_10, write_claims
+from analysis.claims.verdicts import INCONCLUSIVE, NOT_SUPPORTED, NOT_TESTED, SUPPORTED
+from analysis.figures.write import state_memory, write_figure
 from analysis.frames import read_plan, read_results
 from analysis.report import write_report
-from analysis.tables import make_table, write_table
-from analysis.verdicts import INCONCLUSIVE, NOT_SUPPORTED, NOT_TESTED, SUPPORTED
+from analysis.tables.write import make_table, write_table
 from tests.analysis.conftest import planned, write_plan, write_studies
 
 COUNTS = ["state_bytes", "state_bytes_routed_experts"]

@@ -9,9 +9,9 @@ import pytest
 
 from analysis.__main__ import main
 from analysis.catalogue import figures, tables
-from analysis.claims import find
+from analysis.claims.claims import find
 from analysis.frames import read_plan, read_results, read_table
-from analysis.tables import loss_by_value, losses, make_table, time_to_target, write_table
+from analysis.tables.write import loss_by_value, losses, make_table, time_to_target, write_table
 from analysis.text import number
 from experiments.launch.status import status
 from experiments.settings import ConfigError

@@ -7,7 +7,7 @@ import pytest
 from analysis.catalogue import tables
 from analysis.frames import read_plan, read_results
 from analysis.losses import best_lr
-from analysis.tables import loss_by_lr, loss_by_value, losses, time_to_target, write_table
+from analysis.tables.write import loss_by_lr, loss_by_value, losses, time_to_target, write_table
 from tests.analysis.conftest import planned, write_plan, write_run
 
 FINALS = {

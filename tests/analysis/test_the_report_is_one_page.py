@@ -9,7 +9,7 @@ import pytest
 
 from analysis.__main__ import main
 from analysis.catalogue import figures, tables
-from analysis.reference import load_reference
+from analysis.paper import load_paper
 from tests.analysis.conftest import planned, write_plan, write_run, write_studies
 
 ROWS = [
@@ -69,7 +69,7 @@ def test_its_verdicts_come_first_and_there_is_one_for_each_claim(page):
     places = [text.index(f'id="{name}"') for name in ("verdicts", "figures", "tables", "runs")]
     assert places == sorted(places)
     top = text[places[0] : places[1]]
-    for number, claim in load_reference()["claims"].items():
+    for number, claim in load_paper()["claims"].items():
         assert f'href="#claim-{number}"' in top
         assert claim["statement"].replace("'", "&#39;") in top
 

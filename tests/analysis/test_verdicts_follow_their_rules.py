@@ -7,10 +7,8 @@ import pandas as pd
 import pytest
 from scipy import special
 
-from analysis.claims import claims_frame, find, write_claims
-from analysis.frames import Results, read_plan, read_results
-from analysis.reference import load_reference
-from analysis.verdicts import (
+from analysis.claims.claims import claims_frame, find, write_claims
+from analysis.claims.verdicts import (
     ABOVE,
     EQUIVALENT,
     INCONCLUSIVE,
@@ -24,6 +22,8 @@ from analysis.verdicts import (
     judge,
     overall,
 )
+from analysis.frames import Results, read_plan, read_results
+from analysis.paper import load_paper
 from tests.analysis.conftest import planned, write_plan, write_run, write_studies
 
 
@@ -279,7 +279,7 @@ def test_every_claim_has_a_verdict_of_the_closed_set_in_both_files(results, resu
     found = results(comparison([3.0, 3.2], [3.0, 3.2]))
     write_claims(found, results_folder)
     table = pd.read_csv(results_folder / "claims.csv")
-    claims = load_reference()["claims"]
+    claims = load_paper()["claims"]
     assert sorted(table["claim"].unique()) == sorted(claims) == list(range(1, 12))
     assert set(table["verdict"]) <= set(VERDICTS)
     assert table["rule"].notna().all()

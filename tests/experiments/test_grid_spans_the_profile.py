@@ -2,7 +2,7 @@
 
 import pytest
 
-from analysis.reference import load_reference
+from analysis.paper import load_paper
 from experiments.optimizers.source_code import source_sha256
 from experiments.plan.grid import plan
 from experiments.plan.reading import CONFIG_DIR, load_profile, profile_names
@@ -48,7 +48,7 @@ def test_every_optimizer_has_as_many_learning_rates_to_choose_from(name):
 
 
 def test_the_plan_of_the_paper_trains_its_models_as_it_says():
-    published = load_reference()
+    published = load_paper()
     rows = {row["model"]: row for row in (run.row() for run in plan(load_profile("paper")))}
     assert rows.keys() == published["models"].keys()
     for name, theirs in published["models"].items():

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from scipy import stats
 
-from analysis import canvas
+from analysis.figures import canvas
+from analysis.figures.line_styles import Look, line_style, look, sequence
 from analysis.frames import Results
-from analysis.looks import Look, line_style, look, sequence
 from analysis.text import number
 
 SMOOTHING = 20  # rows over which the loss of single batches is averaged

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from analysis.frames import Results, read_table
-from analysis.reference import load_reference
+from analysis.paper import load_paper
 from analysis.text import number
 
 _LAYOUT = ["devices", "dp", "tp", "pp", "ep"]
@@ -17,7 +17,7 @@ def state_memory_per_device(results: Results) -> tuple[pd.DataFrame, pd.DataFram
     The paper's figures for the mixture-of-experts models are met when their routed experts alone
     are counted; the whole model stands beside it.
     """
-    published = load_reference()["state_mib_per_device"]
+    published = load_paper()["state_mib_per_device"]
     memory = read_table(results.folder / "memory.csv")
     numbers = memory[memory["model"].isin(published)].copy()
     numbers["paper"] = [published[row.model].get(row.optimizer) for row in numbers.itertuples()]
@@ -42,7 +42,7 @@ def hyperparameters(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
     training = ["warmup_steps", "weight_decay", "grad_clip_norm", "min_lr_ratio"]
     ours = plan[["dataset", "batch_size", "context", "shared_lr", "planned_steps", *training]]
     ours = ours.rename(columns={"shared_lr": "lr", "planned_steps": "steps"})
-    reference = load_reference()
+    reference = load_paper()
     paper = pd.DataFrame(reference["models"]).T[_SETTINGS].assign(**reference["training"])
     numbers = ours.join(paper.add_suffix("_paper"), how="outer")
     numbers = numbers.loc[[*ours.index, *paper.index.difference(ours.index, sort=False)]]
@@ -68,7 +68,7 @@ def layouts(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
     state = counted.pivot(index="model", columns="optimizer", values="mib_per_device_replicated")
     state = state.reindex(columns=list(_OF_TABLE_1))
     memory = counted.drop_duplicates("model").set_index("model")
-    paper = pd.DataFrame(load_reference()["models"]).T[_LAYOUT]
+    paper = pd.DataFrame(load_paper()["models"]).T[_LAYOUT]
     ours = memory.loc[[name for name in paper.index if name in memory.index]]
     ours = ours.assign(dp=ours["devices"] // (ours["tp"] * ours["pp"]))
     numbers = ours[["parameters", *_LAYOUT]].join(paper.add_suffix("_paper"))

@@ -1,7 +1,7 @@
 """The paper's eleven claims, each held against what was measured.
 
 One function a claim; each returns its findings, one for each part, model and protocol. The rules
-and the set of verdicts stand in analysis.verdicts; what the paper says in reference.yaml.
+and the set of verdicts stand in analysis.claims.verdicts; what the paper says in paper.yaml.
 """
 
 import math
@@ -13,13 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.frames import ENDED, Results, provenance, read_table
-from analysis.losses import best_lr, by_seed
-from analysis.reference import load_reference
-from analysis.statistics import MARGIN
-from analysis.tables import show_lr
-from analysis.text import markdown, number
-from analysis.verdicts import (
+from analysis.claims.verdicts import (
     ABOVE,
     EQUIVALENT,
     INCONCLUSIVE,
@@ -34,6 +28,12 @@ from analysis.verdicts import (
     Rule,
     judge,
 )
+from analysis.frames import ENDED, Results, provenance, read_table
+from analysis.losses import best_lr, by_seed
+from analysis.paper import load_paper
+from analysis.statistics import MARGIN
+from analysis.tables.write import show_lr
+from analysis.text import markdown, number
 from experiments.files import atomic
 
 SCOPE = (
@@ -68,13 +68,13 @@ def by_claim(findings: list[Finding]) -> list[Claim]:
     """Return every claim of the paper with its findings."""
     return [
         Claim(number, **claim, parts=tuple(f for f in findings if f.claim == number))
-        for number, claim in load_reference()["claims"].items()
+        for number, claim in load_paper()["claims"].items()
     ]
 
 
 def claims_frame(findings: list[Finding]) -> pd.DataFrame:
     """Return one row a finding, with the claim's statement and what the paper reports."""
-    claims = load_reference()["claims"]
+    claims = load_paper()["claims"]
     rows = [claims[finding.claim] | asdict(finding) for finding in findings]
     first = ["claim", "statement", "paper", "part", "protocol", "scale", "measured"]
     last = ["value", "ci95", "p_value", "n", "verdict", "rule"]
@@ -99,7 +99,7 @@ def claim_2(results: Results) -> Iterator[Finding]:
     memory = read_table(results.folder / "memory.csv").pivot(
         index="model", columns="optimizer", values="state_bytes"
     )
-    memory = memory.loc[[name for name in load_reference()["models"] if name in memory.index]]
+    memory = memory.loc[[name for name in load_paper()["models"] if name in memory.index]]
     for optimizer, part, ratio in (
         ("powerstep", "fp32 state is half of AdamW's", 2.0),
         ("powerstep-int8", "int8 state is 1/7.76 of AdamW's", 8 / 1.03125),
@@ -433,7 +433,7 @@ def _collapses(runs: pd.DataFrame, finding: Finding, optimizer: str) -> Iterator
 
 def _table_1(results: Results) -> Finding:
     """Return how far our count of state is from table 1's, counted in the same way."""
-    published = pd.DataFrame(load_reference()["state_mib_per_device"]).stack()
+    published = pd.DataFrame(load_paper()["state_mib_per_device"]).stack()
     memory = read_table(results.folder / "memory.csv")
     ours = memory.set_index(["optimizer", "model"])["mib_per_device_as_paper"]
     # Both as they are printed, in tenths, whose differences are not exact in binary.

@@ -11,12 +11,12 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from analysis import canvas
 from analysis.catalogue import Artefact
-from analysis.curves import loss_curves, loss_over_cost
+from analysis.figures import canvas
+from analysis.figures.curves import loss_curves, loss_over_cost
+from analysis.figures.final_losses import loss_over_lr, loss_over_state
+from analysis.figures.line_styles import look, sequence
 from analysis.frames import Results, read_table
-from analysis.looks import look, sequence
-from analysis.summaries import loss_over_lr, loss_over_state
 
 _BETAS = (0.0, 0.1, 0.2, 0.5, 1.0)  # of figure 1
 _MEMORY_MODEL = "gpt2-small"

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis import configured, text
+from analysis import text
 from analysis.catalogue import Artefact
 from analysis.frames import ENDED, Results
 from analysis.losses import best_lr, final_losses, show
-from analysis.reference import load_reference
-from analysis.targets import steps_to_target
+from analysis.paper import load_paper
+from analysis.tables import planned
+from analysis.tables.cost import steps_to_target
 from analysis.text import MISSING, number
 from experiments.files import atomic
 
@@ -60,7 +61,7 @@ def losses(results: Results) -> Table:
     shared = final_losses(runs[runs["experiment"] != "learning_rate"])
     best = best_lr(runs)
     numbers = pd.concat([shared.assign(protocol="shared lr"), best.assign(protocol="own best lr")])
-    reference = load_reference()
+    reference = load_paper()
     published = reference["val_loss"]
     numbers["paper"] = [
         published.get(row.model, {}).get(row.optimizer) for row in numbers.itertuples()
@@ -207,9 +208,9 @@ def _labelled(
 
 
 _KINDS = {
-    "state_memory_per_device": configured.state_memory_per_device,
-    "hyperparameters": configured.hyperparameters,
-    "layouts": configured.layouts,
+    "state_memory_per_device": planned.state_memory_per_device,
+    "hyperparameters": planned.hyperparameters,
+    "layouts": planned.layouts,
     "losses": losses,
     "loss_by_value": loss_by_value,
     "loss_by_lr": loss_by_lr,

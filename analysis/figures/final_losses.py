@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import canvas
+from analysis.figures import canvas
+from analysis.figures.line_styles import look
 from analysis.frames import Results
-from analysis.looks import look
 from analysis.losses import best_lr, final_losses
 
 

@@ -1,0 +1,1 @@
+"""The claims of the paper, and a verdict on each."""

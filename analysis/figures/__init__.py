@@ -1,0 +1,1 @@
+"""The figures: PDF, PNG and the numbers that they show."""
