@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from analysis.catalogue import Row, figures, tables
-from analysis.claims.claims import write_claims
+from analysis.claims.write import write_claims
 from analysis.figures.write import write_figure
 from analysis.frames import Results, read_plan, read_results, write_collected
 from analysis.report import write_report

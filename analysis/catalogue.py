@@ -250,7 +250,7 @@ def _losses(plan: list[Row], name: str, experiment: str, what: str) -> list[Arte
         " its 95 % interval. The shared learning rate is the paper's protocol; the own one, in"
         " brackets, is the best of as many values for each optimizer."
     )
-    return [Artefact(name, "losses", caption, tuple(rows))] if rows else []
+    return [Artefact(name, "loss_by_optimizer", caption, tuple(rows))] if rows else []
 
 
 def _table(plan: list[Row], experiment: str, kind: str, caption: str) -> list[Artefact]:

@@ -114,7 +114,7 @@ def write_collected(results: Results, folder: Path) -> None:
         results.metrics.to_parquet(path, index=False)
 
 
-def provenance(runs: pd.DataFrame) -> pd.DataFrame:
+def origins(runs: pd.DataFrame) -> pd.DataFrame:
     """Return what runs came from, one row a fact: code, versions, machine and corpus.
 
     Several values where they differ.

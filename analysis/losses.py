@@ -5,6 +5,7 @@ import math
 import pandas as pd
 
 from analysis.statistics import Estimate, estimate
+from analysis.text import number
 
 _CELL = ["model", "optimizer", "label", "argument", "value", "lr"]
 
@@ -86,3 +87,8 @@ def show(row: pd.Series) -> str:
     if gaps:
         return f"{', '.join(gaps)} of {row['n']}"
     return f"{Estimate(row['mean'], row['ci95'], row['n'])} (n={row['n']})"
+
+
+def show_lr(row: pd.Series) -> str:
+    """Return a row of `best_lr` as its learning rate, flagged where it is the edge of the sweep."""
+    return number(row["lr"]) + (", edge" if row["edge"] else "")

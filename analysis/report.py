@@ -7,9 +7,9 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis.catalogue import Artefact, Row, figures, tables
-from analysis.claims.claims import SCOPE, by_claim, find
-from analysis.claims.verdicts import Claim
-from analysis.frames import Results, provenance
+from analysis.claims.claims import by_claim, find
+from analysis.claims.verdicts import SCOPE, Claim
+from analysis.frames import Results, origins
 from analysis.tables.write import make_table
 from analysis.text import MISSING, number
 from experiments.files import atomic
@@ -37,7 +37,7 @@ def write_report(plan: list[Row], results: Results, folder: Path, settings: Path
         figures=[(figure, _png(folder, figure)) for figure in figures(plan).values()],
         tables=[(table, _html(make_table(table, results)[1])) for table in tables(plan).values()],
         runs=_run_table(results.runs),
-        provenance=_html(provenance(results.runs)),
+        provenance=_html(origins(results.runs)),
         settings=settings.read_text(encoding="utf-8", errors="replace"),
     )
     with atomic(folder / "report.html") as path:

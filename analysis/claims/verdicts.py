@@ -17,6 +17,12 @@ VERDICTS = (SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE, NOT_TESTED)
 
 LEVEL = 0.05  # of every test
 
+SCOPE = (
+    "A claim is supported if all parts of it that were tested are, and not supported if one of them"
+    " is not. Verdicts hold at the scale that is named beside them; the paper's models have 124M to"
+    " 235B parameters."
+)
+
 
 @dataclass(frozen=True)
 class Finding:

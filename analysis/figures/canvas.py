@@ -99,7 +99,7 @@ def _top(group: list[float], gap: float) -> float:
     return _bottom(group, gap) + gap * (len(group) - 1)
 
 
-def tell_gaps(axis: Axes, runs: pd.DataFrame) -> None:
+def name_missing_runs(axis: Axes, runs: pd.DataFrame) -> None:
     """Say inside a figure which of its runs are missing."""
     missing = runs[~runs["status"].isin(ENDED)].drop_duplicates("run")
     if missing.empty:

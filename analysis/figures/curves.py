@@ -10,7 +10,7 @@ from matplotlib.ticker import EngFormatter
 from scipy import stats
 
 from analysis.figures import canvas
-from analysis.figures.line_styles import Look, line_style, look, sequence
+from analysis.figures.line_styles import Style, dash_pattern, ordered_styles, style_of
 from analysis.frames import Results
 from analysis.text import number
 
@@ -39,7 +39,7 @@ def loss_curves(results: Results) -> tuple[Figure, pd.DataFrame]:
         axis.set_title(f"{_subject(results.runs)}: {_TITLES[panel]}", parse_math=False)
     axes[0].set_ylabel("loss (nats per token)")
     _label(axes[1], data[data["panel"] == "validation"], results.runs, "step")
-    canvas.tell_gaps(axes[0], results.runs)
+    canvas.name_missing_runs(axes[0], results.runs)
     return figure, data
 
 
@@ -61,7 +61,7 @@ def loss_over_cost(results: Results) -> tuple[Figure, pd.DataFrame]:
     axes[0].xaxis.set_major_formatter(EngFormatter(sep=""))
     axes[0].set_ylabel("validation loss (nats per token)")
     _label(axes[1], data, results.runs, "minutes")
-    canvas.tell_gaps(axes[0], results.runs)
+    canvas.name_missing_runs(axes[0], results.runs)
     return figure, data
 
 
@@ -89,17 +89,17 @@ def _names(runs: pd.DataFrame) -> list[str]:
     return names
 
 
-def _looks(runs: pd.DataFrame) -> dict[str, Look]:
-    """Return the look of each line: its optimizer's, or one of a sequence if that is the same."""
+def _styles(runs: pd.DataFrame) -> dict[str, Style]:
+    """Return the style of each line: its optimizer's, or one of a sequence if that is the same."""
     lines = runs.assign(line=_names(runs)).drop_duplicates("line")
     if lines["optimizer"].nunique() == 1 and len(lines) > 1:
-        return dict(zip(lines["line"], sequence(len(lines)), strict=True))
+        return dict(zip(lines["line"], ordered_styles(len(lines)), strict=True))
     rates = sorted(lines["lr"].unique())
-    looks = {row.line: look(row.optimizer) for row in lines.itertuples()}
+    styles = {row.line: style_of(row.optimizer) for row in lines.itertuples()}
     if len(rates) > 1:  # of several optimizers: the colour tells the optimizer, the style the rate
         for row in lines.itertuples():
-            looks[row.line] = looks[row.line] | {"linestyle": line_style(rates.index(row.lr))}
-    return looks
+            styles[row.line] = styles[row.line] | {"linestyle": dash_pattern(rates.index(row.lr))}
+    return styles
 
 
 def _loss_of_steps(
@@ -135,12 +135,12 @@ def _joined(frames: Iterator[pd.DataFrame] | list[pd.DataFrame]) -> pd.DataFrame
 
 def _draw(axis: Axes, data: pd.DataFrame, runs: pd.DataFrame, x: str) -> None:
     """Draw every line and seed of `data`, in a range of losses that shows those that converge."""
-    looks = _looks(runs)
+    styles = _styles(runs)
     status = runs.assign(line=_names(runs)).set_index(["line", "seed"])["status"].to_dict()
     curves = {True: [], False: []}  # by whether they diverged
-    opacity = min(0.15, 0.6 / len(looks))  # many bands on top of each other stay light
+    opacity = min(0.15, 0.6 / len(styles))  # many bands on top of each other stay light
     for (line, seed), rows in data.groupby(["line", "seed"], sort=False):
-        style = {key: looks[line][key] for key in ("color", "linestyle")}
+        style = {key: styles[line][key] for key in ("color", "linestyle")}
         width = 1.2 if seed == "" else 0.6
         axis.plot(rows[x], rows["loss"], label=line, linewidth=width, **style)
         axis.fill_between(
@@ -159,14 +159,14 @@ def _draw(axis: Axes, data: pd.DataFrame, runs: pd.DataFrame, x: str) -> None:
         if status.get((line, seed)) == "diverged":
             end = rows.iloc[-1]
             height = min(max(end["loss"], low), high)  # on the edge where it left the range
-            axis.plot(end[x], height, "x", color=looks[line]["color"], clip_on=False, markersize=4)
+            axis.plot(end[x], height, "x", color=styles[line]["color"], clip_on=False, markersize=4)
 
 
 def _label(axis: Axes, data: pd.DataFrame, runs: pd.DataFrame, x: str) -> None:
     """Name each line at the right edge."""
-    looks = _looks(runs)
+    styles = _styles(runs)
     ends = data.groupby(["line", "seed"], sort=False).last().groupby("line", sort=False)["loss"]
-    labels = [(end, line, looks[line]["color"]) for line, end in ends.mean().items()]
+    labels = [(end, line, styles[line]["color"]) for line, end in ends.mean().items()]
     if labels:
         canvas.label_ends(axis, float(data[x].max()), labels)
 

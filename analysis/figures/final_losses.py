@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.figures import canvas
-from analysis.figures.line_styles import look
+from analysis.figures.line_styles import style_of
 from analysis.frames import Results
 from analysis.losses import best_lr, final_losses
 
@@ -22,7 +22,7 @@ def loss_over_lr(results: Results) -> tuple[Figure, pd.DataFrame]:
     figure, (axis,) = canvas.new(height=3.2)
     figure.set_figwidth(canvas.PAGE_WIDTH * 0.7)
     for optimizer, rows in data.sort_values("lr").groupby("optimizer", sort=False):
-        style = look(optimizer)
+        style = style_of(optimizer)
         axis.errorbar(rows["lr"], rows["mean"], rows["ci95"], capsize=2, markersize=3, **style)
         ring = rows[rows["best"]]
         axis.plot(
@@ -40,7 +40,7 @@ def loss_over_lr(results: Results) -> tuple[Figure, pd.DataFrame]:
     top = axis.get_ylim()[1]
     diverged = data[data["diverged"] > 0]
     for row in diverged.itertuples():
-        axis.plot(row.lr, top, "x", color=look(row.optimizer)["color"], clip_on=False)
+        axis.plot(row.lr, top, "x", color=style_of(row.optimizer)["color"], clip_on=False)
     axis.set(
         xscale="log",
         xlim=(data["lr"].min() / 1.3, data["lr"].max() * 1.3),
@@ -50,10 +50,10 @@ def loss_over_lr(results: Results) -> tuple[Figure, pd.DataFrame]:
     )
     ends = data.dropna(subset="mean").sort_values("lr").groupby("label", sort=False).last()
     labels = [
-        (row["mean"], label, look(row["optimizer"])["color"]) for label, row in ends.iterrows()
+        (row["mean"], label, style_of(row["optimizer"])["color"]) for label, row in ends.iterrows()
     ]
     canvas.label_ends(axis, float(data["lr"].max()), labels)
-    canvas.tell_gaps(axis, results.runs)
+    canvas.name_missing_runs(axis, results.runs)
     return figure, data
 
 
@@ -71,7 +71,7 @@ def loss_over_state(results: Results) -> tuple[Figure, pd.DataFrame]:
     figure, (axis,) = canvas.new(height=3.2)
     figure.set_figwidth(canvas.PAGE_WIDTH)
     for row in data.dropna(subset=["mean", "state_bytes_per_parameter"]).itertuples():
-        style = look(row.optimizer)
+        style = style_of(row.optimizer)
         axis.errorbar(
             row.state_bytes_per_parameter,
             row.mean,
@@ -107,9 +107,11 @@ def loss_over_state(results: Results) -> tuple[Figure, pd.DataFrame]:
     # column has its labels outside; there is more room before a column than behind it.
     column = np.log2(placed["state_bytes_per_parameter"].clip(lower=least / 4)).round()
     for size, cells in placed.groupby(column):
-        labels = [(row.mean, row.label, look(row.optimizer)["color"]) for row in cells.itertuples()]
+        labels = [
+            (row.mean, row.label, style_of(row.optimizer)["color"]) for row in cells.itertuples()
+        ]
         is_last = size == column.max()
         x = cells["state_bytes_per_parameter"].agg("max" if is_last else "min")
         canvas.label_ends(axis, float(x), labels, "right" if is_last else "left")
-    canvas.tell_gaps(axis, results.runs)
+    canvas.name_missing_runs(axis, results.runs)
     return figure, data

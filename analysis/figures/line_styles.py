@@ -1,8 +1,8 @@
-"""One look for each optimizer in every figure, and looks for the values of one of them."""
+"""One style for each optimizer in every figure, and styles for the values of one of them."""
 
 import seaborn as sns
 
-Look = dict[str, object]
+Style = dict[str, object]
 
 _SOLID, _LONG, _DASHED, _DOTTED = "-", (0, (8, 1.5)), (0, (4, 1.5)), (0, (1, 1))
 _DASH_DOT, _DASH_DOT_DOT, _SHORT = (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (2, 1))
@@ -10,7 +10,7 @@ _CYCLE = (_SOLID, _DASHED, _DASH_DOT, _DOTTED, _DASH_DOT_DOT, _SHORT)
 
 # Colours that differ to the colour-blind (Okabe and Ito, and Tol's muted ones), and line styles and
 # markers that differ in grey.
-_LOOKS = {
+_STYLES = {
     "adamw": ("#000000", _LONG, "o"),
     "adamw-int8": ("#000000", _DOTTED, "X"),
     "adam": ("#7f7f7f", _DASHED, "o"),
@@ -34,18 +34,18 @@ _LOOKS = {
 _OTHER_COLORS = sns.color_palette("husl", 8).as_hex()
 
 
-def look(optimizer: str) -> Look:
+def style_of(optimizer: str) -> Style:
     """Return the colour, line style and marker of an optimizer.
 
-    One that is not of this project gets a look that depends on its name alone.
+    One that is not of this project gets a style that depends on its name alone.
     """
     other = (_OTHER_COLORS[sum(optimizer.encode()) % len(_OTHER_COLORS)], _SOLID, ".")
-    color, linestyle, marker = _LOOKS.get(optimizer, other)
+    color, linestyle, marker = _STYLES.get(optimizer, other)
     return {"color": color, "linestyle": linestyle, "marker": marker}
 
 
-def sequence(number: int) -> list[Look]:
-    """Return looks of ordered values, light to dark, whose line styles differ in grey."""
+def ordered_styles(number: int) -> list[Style]:
+    """Return styles of ordered values, light to dark, whose line styles differ in grey."""
     colors = sns.color_palette("flare", number).as_hex()
     return [
         {"color": color, "linestyle": _CYCLE[i % len(_CYCLE)], "marker": "."}
@@ -53,6 +53,6 @@ def sequence(number: int) -> list[Look]:
     ]
 
 
-def line_style(number: int) -> object:
+def dash_pattern(number: int) -> object:
     """Return one of the line styles, for what is told apart by them alone."""
     return _CYCLE[number % len(_CYCLE)]

@@ -1,25 +1,19 @@
 """The figures, each as PDF, PNG and the data it shows.
 
-Each function here or in a module beside it makes one kind of figure of `analysis.catalogue`, from
-the runs it shows. It returns the figure and, as a long table, exactly what is drawn.
+Each function of the modules beside it makes one kind of figure of `analysis.catalogue`, from the
+runs it shows. It returns the figure and, as a long table, exactly what is drawn.
 """
 
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 
 from analysis.catalogue import Artefact
 from analysis.figures import canvas
 from analysis.figures.curves import loss_curves, loss_over_cost
 from analysis.figures.final_losses import loss_over_lr, loss_over_state
-from analysis.figures.line_styles import look, sequence
-from analysis.frames import Results, read_table
-
-_BETAS = (0.0, 0.1, 0.2, 0.5, 1.0)  # of figure 1
-_MEMORY_MODEL = "gpt2-small"
+from analysis.figures.studies import convergence, state_memory, transform
+from analysis.frames import Results
 
 
 def write_figure(artefact: Artefact, results: Results, folder: Path) -> None:
@@ -33,75 +27,6 @@ def write_figure(artefact: Artefact, results: Results, folder: Path) -> None:
     with plt.style.context(canvas.STYLE):
         figure, data = _KINDS[artefact.kind](results.of(artefact))
         canvas.write(figure, data, folder / artefact.name)
-
-
-def transform(_: Results) -> tuple[Figure, pd.DataFrame]:
-    """Draw Φ_β(x) = sign(x)·|x|^β (arXiv:2605.10335, Algorithm 1) for several β."""
-    x = np.linspace(-2, 2, 801)
-    figure, (axis,) = canvas.new()
-    frames, ends = [], []
-    for beta, style in zip(_BETAS, sequence(len(_BETAS)), strict=True):
-        # 0 to the power 0 is 1 in NumPy; the sign makes it 0.
-        y = np.sign(x) * np.abs(x) ** beta
-        axis.plot(x, y, color=style["color"], linestyle=style["linestyle"])
-        frames.append(pd.DataFrame({"beta": beta, "x": x, "y": y}))
-        ends.append((y[-1], f"β = {beta:g}", style["color"]))
-    axis.set(xlabel="x", ylabel=r"$\Phi_\beta(x)$")
-    canvas.label_ends(axis, x[-1], ends)
-    return figure, pd.concat(frames, ignore_index=True)
-
-
-def state_memory(results: Results) -> tuple[Figure, pd.DataFrame]:
-    """Draw the optimizer-state bytes per parameter of each optimizer, at full size.
-
-    One that could not be counted has no bar, and is marked.
-    """
-    memory = read_table(results.folder / "memory.csv")
-    data = memory[memory["model"] == _MEMORY_MODEL].copy()
-    data["bytes_per_parameter"] = data["state_bytes"] / data["parameters"]
-    data = data.sort_values("bytes_per_parameter", kind="stable")
-    figure, (axis,) = canvas.new(height=0.5 + 0.15 * len(data))
-    places = np.arange(len(data))  # two optimizers may have one label
-    bars = axis.barh(
-        places,
-        data["bytes_per_parameter"].fillna(0),
-        color=[look(optimizer)["color"] for optimizer in data["optimizer"]],
-        height=0.65,
-    )
-    counts = data["bytes_per_parameter"]
-    labels = ["not counted" if np.isnan(count) else f"{count:.2f}" for count in counts]
-    axis.bar_label(bars, labels=labels, padding=2, fontsize=6)
-    axis.invert_yaxis()
-    axis.grid(visible=False, axis="y")
-    axis.set_yticks(places, data["label"], fontsize=6, parse_math=False)
-    axis.margins(x=0.12, y=0.02)
-    axis.set(xlabel="optimizer state (bytes per parameter)", title=_MEMORY_MODEL)
-    return figure, data[["model", "optimizer", "label", "state_bytes", "bytes_per_parameter"]]
-
-
-def convergence(results: Results) -> tuple[Figure, pd.DataFrame]:
-    """Draw the least mean squared gradient norm so far over steps, by kind and level of noise."""
-    data = read_table(results.folder / "convergence.csv")
-    panels = list(data.groupby(["noise", "sigma"], sort=False))
-    columns = data["sigma"].nunique()
-    figure, axes = canvas.new(columns, rows=-(-len(panels) // columns), height=2.0)
-    betas = sorted(data["beta"].unique())
-    styles = dict(zip(betas, sequence(len(betas)), strict=True))
-    for number, (axis, ((noise, sigma), rows)) in enumerate(zip(axes, panels, strict=False)):
-        for beta, line in rows.groupby("beta"):
-            style = {key: styles[beta][key] for key in ("color", "linestyle")}
-            axis.plot(line["step"], line["min_grad_norm_sq"], label=f"β = {beta:g}", **style)
-        first = rows["min_grad_norm_sq"].max()
-        steps = np.array([rows["step"].min(), rows["step"].max()], dtype=float)
-        axis.plot(steps, first / np.sqrt(steps), color="0.5", linewidth=0.6, label="1/√T")
-        axis.set_ylim(first * 1e-6, first * 3)  # without noise, β = 1 goes down to 0
-        axis.set(xscale="log", yscale="log", title=f"{noise} noise, σ = {sigma:g}")
-        if number % columns == 0:
-            axis.set_ylabel("least E‖∇f‖²")
-        if number >= len(panels) - columns:
-            axis.set_xlabel("step")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
-    return figure, data
 
 
 _KINDS = {

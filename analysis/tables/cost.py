@@ -1,4 +1,4 @@
-"""How long each optimizer takes to AdamW's final loss."""
+"""Tables of what a step costs, and of how long each optimizer takes to AdamW's final loss."""
 
 import math
 from collections.abc import Iterator
@@ -7,9 +7,60 @@ import pandas as pd
 
 from analysis.frames import ENDED, Results
 from analysis.losses import best_lr
-from analysis.text import number
+from analysis.tables.cells import Table, labelled, row_names
+from analysis.text import MISSING, number
 
 _CELL = ["optimizer", "label", "argument", "value", "lr"]
+
+
+def cost(results: Results) -> Table:
+    """Return what a step costs, and the state's bytes per parameter, measured in the runs.
+
+    Times are medians over a run's steps, then means over seeds; several runs share the machine.
+    """
+    runs = results.runs[results.runs["experiment"] != "learning_rate"]
+    rows = []
+    for (model, optimizer, label), cell in runs.groupby(
+        ["model", "optimizer", "label"], sort=False
+    ):
+        ended = cell[cell["status"].isin(ENDED)]
+        rows.append(
+            {
+                "model": model,
+                "optimizer": optimizer,
+                "label": label,
+                "n": len(ended),
+                "state_bytes_per_parameter": (ended["state_bytes"] / ended["parameters"]).mean(),
+                "tokens_per_second": ended["tokens_per_second"].mean(),
+                "optimizer_seconds": ended["optimizer_seconds"].mean(),
+                "peak_memory_bytes": ended["peak_memory_bytes"].mean(),
+            }
+        )
+    numbers = pd.DataFrame(rows)
+    shown = pd.DataFrame(
+        {
+            "state (bytes/param)": numbers["state_bytes_per_parameter"].map("{:.3f}".format),
+            "tokens/s": numbers["tokens_per_second"].map("{:,.0f}".format),
+            "optimizer step (ms)": (numbers["optimizer_seconds"] * 1e3).map("{:.1f}".format),
+            "peak memory (MiB)": (numbers["peak_memory_bytes"] / 2**20).map("{:,.0f}".format),
+            "n": numbers["n"],
+        }
+    ).where(numbers["n"] > 0, MISSING)
+    shown.insert(0, "model", numbers["model"])
+    return numbers, shown.set_index(pd.Index(numbers["label"], name="optimizer"))
+
+
+def time_to_target(results: Results) -> Table:
+    """Return the steps and tokens to AdamW's final loss of the same seed, under both protocols."""
+    numbers = steps_to_target(results)
+    columns = {}
+    for (model, protocol), cells in numbers.groupby(["model", "protocol"], sort=False):
+        for what in ("steps", "tokens"):
+            shown = [_show_target(row, what) for _, row in cells.iterrows()]
+            columns[f"{model}, {protocol}: {what}"] = dict(
+                zip(row_names(cells), shown, strict=True)
+            )
+    return numbers, labelled(columns, list(dict.fromkeys(row_names(numbers))))
 
 
 def steps_to_target(results: Results) -> pd.DataFrame:
@@ -72,3 +123,11 @@ def _reached(cell: pd.DataFrame, targets: pd.Series, metrics: pd.DataFrame) -> d
         "last_steps": last["step"],
         "last_tokens": last["tokens"],
     }
+
+
+def _show_target(row: pd.Series, what: str) -> str:
+    if row["n"] == 0:
+        return MISSING
+    if row["censored"]:
+        return f"> {row[f'last_{what}']:,.0f} in {row['censored']} of {row['n']}"
+    return f"{row[what]:,.0f} (n={row['n']})"

@@ -4,6 +4,7 @@ import pandas as pd
 
 from analysis.frames import Results, read_table
 from analysis.paper import load_paper
+from analysis.tables.cells import Table
 from analysis.text import number
 
 _LAYOUT = ["devices", "dp", "tp", "pp", "ep"]
@@ -11,7 +12,7 @@ _OF_TABLE_1 = {"adamw": "AdamW", "powerstep-int8": "PowerStep int8"}
 _SETTINGS = ["dataset", "batch_size", "context", "lr", "steps"]
 
 
-def state_memory_per_device(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
+def state_memory_per_device(results: Results) -> Table:
     """Return table 1: MiB of optimizer state per device, of each model of the paper's table.
 
     The paper's figures for the mixture-of-experts models are met when their routed experts alone
@@ -36,7 +37,7 @@ def state_memory_per_device(results: Results) -> tuple[pd.DataFrame, pd.DataFram
     return numbers, shown.set_index(pd.Index(labels, name="optimizer"))
 
 
-def hyperparameters(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
+def hyperparameters(results: Results) -> Table:
     """Return table 2: how the plan trains its models, and how the paper trained its own."""
     plan = results.runs.drop_duplicates("model").set_index("model")
     training = ["warmup_steps", "weight_decay", "grad_clip_norm", "min_lr_ratio"]
@@ -59,7 +60,7 @@ def hyperparameters(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
     return numbers.reset_index(), shown
 
 
-def layouts(results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
+def layouts(results: Results) -> Table:
     """Return table 3: the devices of each published model and how it is split over them.
 
     Beside it, the optimizer state of a device in MiB, where each copy of the model holds its own.

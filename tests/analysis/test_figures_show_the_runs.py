@@ -15,8 +15,9 @@ from analysis.catalogue import figures
 from analysis.figures import canvas
 from analysis.figures.curves import SMOOTHING, loss_curves, loss_over_cost
 from analysis.figures.final_losses import loss_over_lr, loss_over_state
-from analysis.figures.line_styles import look
-from analysis.figures.write import transform, write_figure
+from analysis.figures.line_styles import style_of
+from analysis.figures.studies import transform
+from analysis.figures.write import write_figure
 from analysis.frames import read_plan, read_results
 from analysis.paper import load_paper
 from experiments.plan.reading import load_profile
@@ -70,7 +71,7 @@ def test_a_curve_is_the_mean_of_the_parquet_files_it_came_from(results, results_
     half = stats.t.ppf(0.975, 2) * seeds.std(axis=1, ddof=1) / np.sqrt(3)
     np.testing.assert_allclose(shown["high"] - shown["loss"], half)
     np.testing.assert_allclose(shown["loss"] - shown["low"], half)
-    (curve,) = drawn(figure.axes[1], look(optimizer)["color"])
+    (curve,) = drawn(figure.axes[1], style_of(optimizer)["color"])
     np.testing.assert_array_equal(curve, shown[["step", "loss"]])
 
 
@@ -78,19 +79,19 @@ def test_the_training_loss_is_averaged_over_as_many_rows_as_is_said(results, res
     figure, _ = loss_curves(results())
     seeds = [parquet(results_folder, "adamw", seed)["train_loss"] for seed in range(3)]
     mean = pd.concat(seeds, axis=1).to_numpy().mean(axis=1)
-    (curve,) = drawn(figure.axes[0], look("adamw")["color"])
+    (curve,) = drawn(figure.axes[0], style_of("adamw")["color"])
     np.testing.assert_allclose(curve[-1, 1], mean[-SMOOTHING:].mean())
     np.testing.assert_allclose(curve[0, 1], mean[0])
 
 
 def test_a_diverged_run_is_drawn_up_to_its_divergence_and_marked(results):
     figure, data = loss_curves(results(diverged=[("powerstep", 1)]))
-    color = look("powerstep")["color"]
+    color = style_of("powerstep")["color"]
     curves = drawn(figure.axes[0], color)
     assert sorted(curve[-1, 0] for curve in curves) == [36, 100, 100]  # 37 is not finite
     crosses = [line for line in figure.axes[0].lines if line.get_marker() == "x"]
     assert [(line.get_xdata()[0], line.get_color()) for line in crosses] == [(36, color)]
-    assert len(drawn(figure.axes[0], look("adamw")["color"])) == 1  # the others keep their mean
+    assert len(drawn(figure.axes[0], style_of("adamw")["color"])) == 1  # the others keep their mean
     of_seeds = data[(data["panel"] == "validation") & (data["seed"] != "")]
     assert set(of_seeds["line"]) == {"PowerStep"}
 
@@ -98,13 +99,13 @@ def test_a_diverged_run_is_drawn_up_to_its_divergence_and_marked(results):
 def test_a_missing_run_is_named_and_its_optimizer_has_no_mean(results):
     figure, _ = loss_curves(results(missing=[("powerstep", 2)]))
     assert "missing: PowerStep seed 2" in [text.get_text() for text in figure.axes[0].texts]
-    assert len(drawn(figure.axes[1], look("powerstep")["color"])) == 2
+    assert len(drawn(figure.axes[1], style_of("powerstep")["color"])) == 2
 
 
 def test_costs_are_tokens_and_the_time_of_the_median_step(results):
     figure, _ = loss_over_cost(results())
     for axis, last in zip(figure.axes, (100 * 8 * 64, 100 * 0.1 / 60), strict=True):
-        (curve,) = drawn(axis, look("adamw")["color"])
+        (curve,) = drawn(axis, style_of("adamw")["color"])
         assert curve[-1, 0] == pytest.approx(last)
         assert curve[-1, 1] == pytest.approx(np.mean(FINALS["adamw"]))
 
@@ -172,13 +173,13 @@ def test_every_figure_can_be_drawn_before_any_run_is_done(results_folder):
 
 
 def test_each_optimizer_looks_the_same_everywhere_and_like_no_other():
-    looks = {name: look(name) for name in load_profile("smoke").optimizers}
-    seen = {tuple(map(str, one.values())) for one in looks.values()}
-    assert len(seen) == len(looks)
+    styles = {name: style_of(name) for name in load_profile("smoke").optimizers}
+    seen = {tuple(map(str, one.values())) for one in styles.values()}
+    assert len(seen) == len(styles)
 
 
 def test_the_lines_of_the_papers_figure_2_differ_without_colour():
-    styles = [str(look(name)["linestyle"]) for name in load_paper()["val_loss"]["qwen3-8b"]]
+    styles = [str(style_of(name)["linestyle"]) for name in load_paper()["val_loss"]["qwen3-8b"]]
     assert len(set(styles)) == len(styles) == 5
 
 

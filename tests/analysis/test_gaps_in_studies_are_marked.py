@@ -6,9 +6,12 @@ import pytest
 from matplotlib import pyplot as plt
 
 from analysis.catalogue import figures, tables
-from analysis.claims.claims import claim_2, claim_3, claim_10, write_claims
+from analysis.claims.claims import claim_3
+from analysis.claims.studies import claim_2, claim_10
 from analysis.claims.verdicts import INCONCLUSIVE, NOT_SUPPORTED, NOT_TESTED, SUPPORTED
-from analysis.figures.write import state_memory, write_figure
+from analysis.claims.write import write_claims
+from analysis.figures.studies import state_memory
+from analysis.figures.write import write_figure
 from analysis.frames import read_plan, read_results
 from analysis.report import write_report
 from analysis.tables.write import make_table, write_table

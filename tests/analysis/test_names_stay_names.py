@@ -11,7 +11,9 @@ from analysis.__main__ import main
 from analysis.catalogue import figures, tables
 from analysis.claims.claims import find
 from analysis.frames import read_plan, read_results, read_table
-from analysis.tables.write import loss_by_value, losses, make_table, time_to_target, write_table
+from analysis.tables.cost import time_to_target
+from analysis.tables.final_losses import loss_by_optimizer, loss_by_value
+from analysis.tables.write import make_table, write_table
 from analysis.text import number
 from experiments.launch.status import status
 from experiments.settings import ConfigError
@@ -153,7 +155,7 @@ def test_learning_rates_that_are_nearly_equal_are_kept_apart(results_folder):
     rows = [named(lr=lr) for lr in (1e-3, 1.0000001e-3)]
     plan = written(results_folder, rows)
     results = read_results(read_plan(plan), results_folder)
-    _, shown = losses(results)
+    _, shown = loss_by_optimizer(results)
     assert shown["gpt2-pico, lr 0.001"].tolist() == ["3.000 (n=1)"]
     assert shown["gpt2-pico, lr 0.0010000001"].tolist() == ["3.100 (n=1)"]
     main(["figure", "fig2a", str(plan)])
@@ -169,7 +171,7 @@ def test_each_value_of_an_argument_has_a_row_in_any_experiment(results_folder):
     ]
     plan = read_plan(written(results_folder, rows))
     results = read_results(plan, results_folder)
-    _, shown = losses(results)
+    _, shown = loss_by_optimizer(results)
     assert shown["gpt2-pico, lr 0.001"].to_dict() == {
         "AdamW, eps = 1e-8": "3.000 (n=1)",
         "AdamW, eps = 1e-08": "3.200 (n=1)",

@@ -7,7 +7,9 @@ import pytest
 from analysis.catalogue import tables
 from analysis.frames import read_plan, read_results
 from analysis.losses import best_lr
-from analysis.tables.write import loss_by_lr, loss_by_value, losses, time_to_target, write_table
+from analysis.tables.cost import time_to_target
+from analysis.tables.final_losses import loss_by_lr, loss_by_optimizer, loss_by_value
+from analysis.tables.write import write_table
 from tests.analysis.conftest import planned, write_plan, write_run
 
 FINALS = {
@@ -53,7 +55,7 @@ def sweep(results_folder):
 
 
 def test_means_are_over_seeds(comparison):
-    numbers, shown = losses(comparison())
+    numbers, shown = loss_by_optimizer(comparison())
     numbers = numbers.set_index("optimizer")
     for optimizer in ("adamw", "powerstep"):
         values = [loss for (name, _), loss in FINALS.items() if name == optimizer]
@@ -63,7 +65,9 @@ def test_means_are_over_seeds(comparison):
 
 
 def test_a_mean_over_fewer_seeds_is_never_shown(comparison):
-    numbers, shown = losses(comparison(diverged=[("powerstep", 1)], missing=[("adamw", 2)]))
+    numbers, shown = loss_by_optimizer(
+        comparison(diverged=[("powerstep", 1)], missing=[("adamw", 2)])
+    )
     assert numbers["mean"].isna().all()
     column = shown["gpt2-pico, lr 0.001"]
     assert column["PowerStep"] == "1 diverged of 3"
@@ -71,7 +75,7 @@ def test_a_mean_over_fewer_seeds_is_never_shown(comparison):
 
 
 def test_the_papers_value_stands_beside_ours(comparison):
-    numbers, shown = losses(comparison(model="gpt2-medium"))
+    numbers, shown = loss_by_optimizer(comparison(model="gpt2-medium"))
     # Table 4 of arXiv:2605.10335.
     assert shown["gpt2-medium, paper"].to_dict() == {"AdamW": "2.711", "PowerStep": "2.717"}
     assert numbers["paper"].tolist() == [2.711, 2.717]
@@ -80,7 +84,7 @@ def test_the_papers_value_stands_beside_ours(comparison):
 def test_where_the_paper_has_no_value_there_is_none(results_folder):
     rows = [planned("adamw"), planned("stacey")]
     results = read_results(read_plan(write_plan(results_folder, rows)), results_folder)
-    _, shown = losses(results)
+    _, shown = loss_by_optimizer(results)
     assert shown.loc["AdamW", "gpt2-small, paper"] == "2.950"
     assert pd.isna(shown.loc["Stacey(p,2)", "gpt2-small, paper"])
 
@@ -126,7 +130,7 @@ def test_both_protocols_stand_side_by_side(results_folder):
     for row in rows[:2] + rows[3::2]:
         write_run(results_folder, row, 3.0 if row["lr"] == 1e-3 else 2.5)
     plan = read_plan(write_plan(results_folder, rows))
-    _, shown = losses(read_results(plan, results_folder).of(tables(plan)["table4"]))
+    _, shown = loss_by_optimizer(read_results(plan, results_folder).of(tables(plan)["table4"]))
     assert shown.loc["AdamW", "gpt2-pico, lr 0.001"] == "3.000 (n=1)"
     assert shown.loc["AdamW", "gpt2-pico, own lr"] == "2.500 (n=1) [0.003, edge]"
 

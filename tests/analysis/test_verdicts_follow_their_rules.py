@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import special
 
-from analysis.claims.claims import claims_frame, find, write_claims
+from analysis.claims.claims import find
 from analysis.claims.verdicts import (
     ABOVE,
     EQUIVALENT,
@@ -22,6 +22,7 @@ from analysis.claims.verdicts import (
     judge,
     overall,
 )
+from analysis.claims.write import claims_frame, write_claims
 from analysis.frames import Results, read_plan, read_results
 from analysis.paper import load_paper
 from tests.analysis.conftest import planned, write_plan, write_run, write_studies

@@ -1,0 +1,179 @@
+"""The ways in which runs are held against a part of a claim, and what all claims share."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from analysis.claims.verdicts import (
+    ABOVE,
+    INCONCLUSIVE,
+    NOT_SUPPORTED,
+    SUPPORTED,
+    Finding,
+    Rule,
+    judge,
+)
+from analysis.frames import ENDED, Results
+from analysis.losses import best_lr, by_seed, show_lr
+from analysis.statistics import MARGIN
+from analysis.text import number
+
+COLLAPSE = 0.5  # nats above AdamW's final loss from which a run that did not diverge has collapsed
+
+
+def both_protocols(
+    results: Results, finding: Finding, a: str, b: str, rule: Rule
+) -> Iterator[Finding]:
+    """Judge optimizer `a` against `b` on each model, at the shared learning rate and their own."""
+    runs = results.runs[results.runs["argument"] == ""]
+    shared = runs[runs["lr"] == runs["shared_lr"]]
+    own = replace(finding, protocol="own best lr", measured="no sweep of both in this profile")
+    at_shared = replace(finding, protocol="shared lr")
+    yield from each_model(shared, at_shared, {"optimizer": a}, {"optimizer": b}, rule)
+    best = best_lr(runs)
+    models = models_with(best, {"optimizer": a}, {"optimizer": b})
+    for model in models:
+        chosen = {name: where(best, model=model, optimizer=name).iloc[0] for name in (a, b)}
+        sweep = where(runs, model=model, experiment="learning_rate")
+        losses = [
+            by_seed(where(sweep, optimizer=name, lr=row["lr"])) for name, row in chosen.items()
+        ]
+        rates = ", ".join(f"{row['label']} {show_lr(row)}" for row in chosen.values())
+        asked = replace(own, protocol=f"own best lr: {rates}", scale=scale(sweep, model))
+        yield _within_sweep(judge(asked, rule, *losses), rule, chosen[a]["edge"], chosen[b]["edge"])
+    if not models:
+        yield own
+
+
+def _within_sweep(finding: Finding, rule: Rule, a_at_edge: bool, b_at_edge: bool) -> Finding:
+    """Leave open what a better learning rate, beyond the edge of a sweep, could turn around.
+
+    Args:
+        finding: judged at the best rates of `a` and `b`.
+        rule: by which it was.
+        a_at_edge: whether the best rate of `a` is an edge of its sweep, so that it may end lower.
+        b_at_edge: the same of `b`.
+    """
+    finding = replace(
+        finding,
+        rule=f"{finding.rule} Inconclusive too where a better rate, beyond the edge of a sweep,"
+        " could turn it around.",
+    )
+    lower_a_undoes = (finding.verdict == SUPPORTED) == (rule is ABOVE)
+    is_open = a_at_edge if lower_a_undoes else b_at_edge
+    return replace(finding, verdict=INCONCLUSIVE) if is_open else finding
+
+
+def each_model(
+    runs: pd.DataFrame,
+    finding: Finding,
+    a: dict[str, Any],
+    b: dict[str, Any],
+    rule: Rule,
+    column: str = "final_val_loss",
+    margin: float = MARGIN,
+) -> Iterator[Finding]:
+    """Judge the runs where `a` holds against those where `b` does, on each model that has both."""
+    models = models_with(runs, a, b)
+    for model in models:
+        of_model = where(runs, model=model)
+        losses = [by_seed(where(of_model, **cell), column) for cell in (a, b)]
+        asked = replace(finding, scale=scale(of_model, model))
+        if finding.protocol == "shared lr":
+            asked = replace(asked, protocol=f"shared lr {number(of_model['lr'].iloc[0])}")
+        yield judge(asked, rule, *losses, margin)
+    if not models:
+        yield finding
+
+
+def never_diverges(runs: pd.DataFrame, finding: Finding, optimizer: str) -> Finding:
+    """Complete a finding by how many of an optimizer's runs diverged, whatever the experiment."""
+    ended = where(runs, optimizer=optimizer).drop_duplicates("run")
+    ended = ended[ended["status"].isin(ENDED)]
+    finding = replace(finding, rule="Supported if no run of it diverged, not supported if one did.")
+    if ended.empty:
+        return finding
+    count, n = int((ended["status"] == "diverged").sum()), len(ended)
+    return replace(
+        finding,
+        verdict=NOT_SUPPORTED if count else SUPPORTED,
+        measured=f"{count} of {n} runs diverged",
+        protocol=_rates(ended),
+        scale=_scales(ended),
+        value=count / n,
+        n=n,
+    )
+
+
+def collapses(runs: pd.DataFrame, finding: Finding, optimizer: str) -> Iterator[Finding]:
+    """Complete a finding by how often an optimizer ended far above AdamW, on each model."""
+    finding = replace(
+        finding,
+        rule=f"Supported if each seed diverged or ended more than {COLLAPSE} nats above AdamW with"
+        " that seed and learning rate, inconclusive if some did, not supported if none did.",
+    )
+    shared = runs[(runs["argument"] == "") & (runs["lr"] == runs["shared_lr"])]
+    models = models_with(shared, {"optimizer": optimizer}, {"optimizer": "adamw"})
+    for model in models:
+        cell, adamw = (
+            by_seed(where(shared, model=model, optimizer=name)) for name in (optimizer, "adamw")
+        )
+        asked = replace(finding, protocol="shared lr", scale=scale(shared, model))
+        yield counted(asked, cell - adamw.reindex(cell.index), COLLAPSE, NOT_SUPPORTED)
+    if not models:
+        yield finding
+
+
+def counted(finding: Finding, above: pd.Series, threshold: float, absent: str) -> Finding:
+    """Complete a finding by how many seeds lie above a threshold: all, some, or none of them.
+
+    Args:
+        finding: what is asked, and where.
+        above: by seed; inf where a run diverged, NaN where it cannot be told.
+        threshold: in nats per token.
+        absent: the verdict where no seed does.
+    """
+    known = above.dropna()
+    count, n, unknown = int((known > threshold).sum()), len(known), len(above) - len(known)
+    verdict = INCONCLUSIVE
+    if not unknown and n:
+        verdict = SUPPORTED if count == n else INCONCLUSIVE if count else absent
+    return replace(
+        finding,
+        verdict=verdict,
+        measured=f"{count} of {n} runs" + (f", {unknown} missing" if unknown else ""),
+        value=count / n if n else math.nan,
+        n=n,
+    )
+
+
+def models_with(runs: pd.DataFrame, a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    """Return the models that have runs of both cells."""
+    has_b = set(where(runs, **b)["model"])
+    return [model for model in where(runs, **a)["model"].unique() if model in has_b]
+
+
+def where(frame: pd.DataFrame, **equal: Any) -> pd.DataFrame:
+    """Return the rows in which each named column has the given value."""
+    for column, value in equal.items():
+        frame = frame[frame[column] == value]
+    return frame
+
+
+def scale(runs: pd.DataFrame, model: str) -> str:
+    """Say how large a model is and how long it was trained."""
+    of_model = where(runs, model=model)
+    size = of_model["parameters"].max()
+    steps = f"{of_model['planned_steps'].iloc[0]:,} steps"
+    return f"{model}, {steps}" if math.isnan(size) else f"{model}, {size / 1e6:.1f}M, {steps}"
+
+
+def _scales(runs: pd.DataFrame) -> str:
+    return "; ".join(scale(runs, model) for model in runs["model"].unique())
+
+
+def _rates(runs: pd.DataFrame) -> str:
+    return "lr " + ", ".join(number(lr) for lr in sorted(runs["lr"].unique()))

@@ -1,0 +1,81 @@
+"""Tables of final losses by optimizer, by the value of an argument, and by learning rate."""
+
+import pandas as pd
+
+from analysis.frames import Results
+from analysis.losses import best_lr, final_losses, show, show_lr
+from analysis.paper import load_paper
+from analysis.tables.cells import Table, cell_texts, labelled, row_names
+from analysis.text import number
+
+
+def loss_by_optimizer(results: Results) -> Table:
+    """Return final losses under both protocols, optimizers down, models across.
+
+    The paper's values stand beside ours for each model that it trained. Where it trained none of
+    them, those of its own models stand there: of the large ones for `large_scale`, and otherwise of
+    the smallest.
+    """
+    runs = results.runs
+    shared = final_losses(runs[runs["experiment"] != "learning_rate"])
+    best = best_lr(runs)
+    numbers = pd.concat([shared.assign(protocol="shared lr"), best.assign(protocol="own best lr")])
+    reference = load_paper()
+    published = reference["val_loss"]
+    numbers["paper"] = [
+        published.get(row.model, {}).get(row.optimizer) for row in numbers.itertuples()
+    ]
+    names = shared.assign(row=row_names(shared)).drop_duplicates("row").set_index("row")
+    columns = {}
+    for model, of_model in shared.groupby("model", sort=False):
+        for lr, at_lr in of_model.groupby("lr", sort=False):
+            columns[f"{model}, lr {number(lr)}"] = dict(
+                zip(row_names(at_lr), cell_texts(at_lr), strict=True)
+            )
+        own = best[(best["model"] == model) & best["label"].isin(names.index)]
+        if len(own):
+            columns[f"{model}, own lr"] = {
+                row["label"]: f"{show(row)} [{show_lr(row)}]" for _, row in own.iterrows()
+            }
+    models = [model for model in shared["model"].unique() if model in published]
+    if not models and "large_scale" in set(runs["experiment"]):
+        models = list(reference["state_mib_per_device"])
+    for model in models or ["gpt2-small"]:
+        columns[f"{model}, paper"] = {
+            row.label: f"{published[model][row.optimizer]:.3f}"
+            for row in names.itertuples()
+            if row.optimizer in published[model]
+        }
+    return numbers, labelled(columns, list(names.index))
+
+
+def loss_by_value(results: Results) -> Table:
+    """Return final losses by the value of the varied argument, models across."""
+    numbers = final_losses(results.runs)
+    rows = row_names(
+        numbers,
+        with_label=numbers["optimizer"].nunique() > 1 or not numbers["argument"].all(),
+        with_lr=numbers.groupby("model")["lr"].nunique().max() > 1,
+    )
+    columns = {
+        model: dict(zip(of_model["row"], of_model["cell"], strict=True))
+        for model, of_model in numbers.assign(row=rows, cell=cell_texts(numbers)).groupby(
+            "model", sort=False
+        )
+    }
+    return numbers, labelled(columns, list(dict.fromkeys(rows)), "value")
+
+
+def loss_by_lr(results: Results) -> Table:
+    """Return final losses by learning rate, optimizers down, and each one's best rate."""
+    numbers, best = final_losses(results.runs), best_lr(results.runs)
+    several = numbers["model"].nunique() > 1
+    columns = {}
+    for (model, lr), cells in numbers.groupby(["model", "lr"], sort=False):
+        name = f"{model}, {number(lr)}" if several else f"lr {number(lr)}"
+        columns[name] = dict(zip(row_names(cells), cell_texts(cells), strict=True))
+    for model, of_model in best.groupby("model", sort=False):
+        columns[f"{model}, best" if several else "best lr"] = dict(
+            zip(row_names(of_model), (show_lr(row) for _, row in of_model.iterrows()), strict=True)
+        )
+    return numbers, labelled(columns, list(dict.fromkeys(row_names(numbers))))
