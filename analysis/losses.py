@@ -10,6 +10,24 @@ from analysis.text import number
 _CELL = ["model", "optimizer", "label", "argument", "value", "lr"]
 
 
+def is_shared(runs: pd.DataFrame) -> pd.Series:
+    """Tell which runs have the learning rate that all optimizers of their model share."""
+    return runs["lr"] == runs["shared_lr"]
+
+
+def is_sweep(runs: pd.DataFrame) -> pd.Series:
+    """Tell which runs are of the experiment that sweeps the learning rate."""
+    return runs["experiment"] == "learning_rate"
+
+
+def protocols(runs: pd.DataFrame) -> list[str]:
+    """Name the protocol of each run: "shared lr", or such as "lr 0.003" at any other rate."""
+    return [
+        "shared lr" if shared else f"lr {number(lr)}"
+        for lr, shared in zip(runs["lr"], is_shared(runs), strict=True)
+    ]
+
+
 def final_losses(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the final validation loss of each cell of a table over its seeds.
 
@@ -57,7 +75,7 @@ def best_lr(runs: pd.DataFrame) -> pd.DataFrame:
         (whether the best is the lowest or the highest of them, so that a better one may lie
         beyond). Optimizers that diverged at every value have no row.
     """
-    sweep = final_losses(runs[runs["experiment"] == "learning_rate"])
+    sweep = final_losses(runs[is_sweep(runs)])
     chosen = []
     for _, of_optimizer in sweep.groupby(["model", "optimizer"], sort=False):
         if of_optimizer["mean"].isna().all() or of_optimizer["missing"].any():

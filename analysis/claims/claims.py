@@ -34,7 +34,7 @@ from analysis.claims.verdicts import (
     judge,
 )
 from analysis.frames import Results
-from analysis.losses import by_seed
+from analysis.losses import by_seed, is_shared, is_sweep
 from analysis.paper import load_paper
 from analysis.statistics import MARGIN
 from analysis.text import number
@@ -66,7 +66,7 @@ def claim_1(results: Results) -> Iterator[Finding]:
     """
     finding = Finding(1, "final loss is not above AdamW's")
     yield from both_protocols(results, finding, "powerstep", "adamw", NOT_ABOVE)
-    large = where(results.runs, experiment="large_scale")
+    large = where(results.runs[is_shared(results.runs)], experiment="large_scale")
     finding = Finding(1, "final loss with int8 state is not above AdamW's", protocol="shared lr")
     int8, adamw = {"optimizer": "powerstep-int8"}, {"optimizer": "adamw"}
     yield from each_model(large, finding, int8, adamw, NOT_ABOVE)
@@ -114,7 +114,7 @@ def claim_5(results: Results) -> Iterator[Finding]:
 
 def claim_6(results: Results) -> Iterator[Finding]:
     """Return how much a wrong learning rate costs PowerStep and AdamW, over the whole sweep."""
-    sweep = results.runs[results.runs["experiment"] == "learning_rate"]
+    sweep = results.runs[is_sweep(results.runs)]
     finding = Finding(
         6,
         "mean loss over the sweep, less its own best, is not above AdamW's",

@@ -17,7 +17,7 @@ from analysis.claims.verdicts import (
     judge,
 )
 from analysis.frames import ENDED, Results
-from analysis.losses import best_lr, by_seed, show_lr
+from analysis.losses import best_lr, by_seed, is_shared, is_sweep, show_lr
 from analysis.statistics import MARGIN
 from analysis.text import number
 
@@ -29,7 +29,7 @@ def both_protocols(
 ) -> Iterator[Finding]:
     """Judge optimizer `a` against `b` on each model, at the shared learning rate and their own."""
     runs = results.runs[results.runs["argument"] == ""]
-    shared = runs[runs["lr"] == runs["shared_lr"]]
+    shared = runs[is_shared(runs)]
     own = replace(finding, protocol="own best lr", measured="no sweep of both in this profile")
     at_shared = replace(finding, protocol="shared lr")
     yield from each_model(shared, at_shared, {"optimizer": a}, {"optimizer": b}, rule)
@@ -37,7 +37,7 @@ def both_protocols(
     models = models_with(best, {"optimizer": a}, {"optimizer": b})
     for model in models:
         chosen = {name: where(best, model=model, optimizer=name).iloc[0] for name in (a, b)}
-        sweep = where(runs, model=model, experiment="learning_rate")
+        sweep = where(runs[is_sweep(runs)], model=model)
         losses = [
             by_seed(where(sweep, optimizer=name, lr=row["lr"])) for name, row in chosen.items()
         ]
@@ -115,7 +115,7 @@ def collapses(runs: pd.DataFrame, finding: Finding, optimizer: str) -> Iterator[
         rule=f"Supported if each seed diverged or ended more than {COLLAPSE} nats above AdamW with"
         " that seed and learning rate, inconclusive if some did, not supported if none did.",
     )
-    shared = runs[(runs["argument"] == "") & (runs["lr"] == runs["shared_lr"])]
+    shared = runs[(runs["argument"] == "") & is_shared(runs)]
     models = models_with(shared, {"optimizer": optimizer}, {"optimizer": "adamw"})
     for model in models:
         cell, adamw = (

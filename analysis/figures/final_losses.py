@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from analysis.figures import canvas
 from analysis.figures.line_styles import style_of
 from analysis.frames import Results
-from analysis.losses import best_lr, final_losses
+from analysis.losses import best_lr, final_losses, is_shared
 
 
 def loss_over_lr(results: Results) -> tuple[Figure, pd.DataFrame]:
@@ -64,7 +64,7 @@ def loss_over_state(results: Results) -> tuple[Figure, pd.DataFrame]:
     """
     runs = results.runs[results.runs["argument"] == ""]
     size = (runs["state_bytes"] / runs["parameters"]).groupby(runs["optimizer"]).mean()
-    shared = final_losses(runs[runs["lr"] == runs["shared_lr"]]).assign(protocol="shared lr")
+    shared = final_losses(runs[is_shared(runs)]).assign(protocol="shared lr")
     own = best_lr(runs).assign(protocol="own best lr")
     data = pd.concat([shared, own], ignore_index=True)
     data["state_bytes_per_parameter"] = data["optimizer"].map(size)

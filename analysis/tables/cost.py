@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import pandas as pd
 
 from analysis.frames import ENDED, Results
-from analysis.losses import best_lr
+from analysis.losses import best_lr, is_sweep, protocols
 from analysis.tables.cells import Table, labelled, row_names
-from analysis.text import MISSING, number
+from analysis.text import MISSING
 
 _CELL = ["optimizer", "label", "argument", "value", "lr"]
 
@@ -18,7 +18,7 @@ def cost(results: Results) -> Table:
 
     Times are medians over a run's steps, then means over seeds; several runs share the machine.
     """
-    runs = results.runs[results.runs["experiment"] != "learning_rate"]
+    runs = results.runs[~is_sweep(results.runs)]
     rows = []
     for (model, optimizer, label), cell in runs.groupby(
         ["model", "optimizer", "label"], sort=False
@@ -70,10 +70,10 @@ def steps_to_target(results: Results) -> pd.DataFrame:
     diverges, before it reaches its target is censored: no mean is given then.
 
     Returns:
-        One row for each model, protocol ("shared lr", with the rate where there are several, or
-        "own best lr"), optimizer and value of a varied argument, with label, argument, value, lr, n
-        (seeds that have a target and a run), censored (how many of them), steps and tokens (means),
-        last_steps and last_tokens (of the longest run: all that censoring leaves known).
+        One row for each model, protocol (of `losses.protocols`, or "own best lr"), optimizer and
+        value of a varied argument, with label, argument, value, lr, n (seeds that have a target and
+        a run), censored (how many of them), steps and tokens (means), last_steps and last_tokens
+        (of the longest run: all that censoring leaves known).
     """
     rows = []
     for model, protocol, runs in _compared(results.runs):
@@ -90,13 +90,10 @@ def steps_to_target(results: Results) -> pd.DataFrame:
 
 def _compared(runs: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """Yield model, protocol and runs of what is compared with one AdamW."""
-    is_sweep = runs["experiment"] == "learning_rate"
-    for model, of_model in runs[~is_sweep].groupby("model", sort=False):
-        for lr, at_lr in of_model.groupby("lr", sort=False):
-            several = of_model["lr"].nunique() > 1
-            yield model, f"shared lr {number(lr)}" if several else "shared lr", at_lr
+    for (model, _), at_lr in runs[~is_sweep(runs)].groupby(["model", "lr"], sort=False):
+        yield model, protocols(at_lr)[0], at_lr
     keys = ["model", "optimizer", "argument", "value", "lr"]
-    own = runs[is_sweep].merge(best_lr(runs)[keys], on=keys)
+    own = runs[is_sweep(runs)].merge(best_lr(runs)[keys], on=keys)
     for model, of_model in own.groupby("model", sort=False):
         yield model, "own best lr", of_model
 

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from analysis.frames import Results
-from analysis.losses import best_lr, final_losses, show, show_lr
+from analysis.losses import best_lr, final_losses, is_sweep, protocols, show, show_lr
 from analysis.paper import load_paper
 from analysis.tables.cells import Table, cell_texts, labelled, row_names
 from analysis.text import number
@@ -17,17 +17,19 @@ def loss_by_optimizer(results: Results) -> Table:
     the smallest.
     """
     runs = results.runs
-    shared = final_losses(runs[runs["experiment"] != "learning_rate"])
+    planned = final_losses(runs[~is_sweep(runs)])
     best = best_lr(runs)
-    numbers = pd.concat([shared.assign(protocol="shared lr"), best.assign(protocol="own best lr")])
+    numbers = pd.concat(
+        [planned.assign(protocol=protocols(planned)), best.assign(protocol="own best lr")]
+    )
     reference = load_paper()
     published = reference["val_loss"]
     numbers["paper"] = [
         published.get(row.model, {}).get(row.optimizer) for row in numbers.itertuples()
     ]
-    names = shared.assign(row=row_names(shared)).drop_duplicates("row").set_index("row")
+    names = planned.assign(row=row_names(planned)).drop_duplicates("row").set_index("row")
     columns = {}
-    for model, of_model in shared.groupby("model", sort=False):
+    for model, of_model in planned.groupby("model", sort=False):
         for lr, at_lr in of_model.groupby("lr", sort=False):
             columns[f"{model}, lr {number(lr)}"] = dict(
                 zip(row_names(at_lr), cell_texts(at_lr), strict=True)
@@ -37,7 +39,7 @@ def loss_by_optimizer(results: Results) -> Table:
             columns[f"{model}, own lr"] = {
                 row["label"]: f"{show(row)} [{show_lr(row)}]" for _, row in own.iterrows()
             }
-    models = [model for model in shared["model"].unique() if model in published]
+    models = [model for model in planned["model"].unique() if model in published]
     if not models and "large_scale" in set(runs["experiment"]):
         models = list(reference["state_mib_per_device"])
     for model in models or ["gpt2-small"]:

@@ -191,8 +191,8 @@ def test_the_target_of_a_run_has_its_learning_rate(results_folder):
     plan = read_plan(written(results_folder, rows, [3.0, 2.5, 2.0, 2.5]))
     _, shown = time_to_target(read_results(plan, results_folder))
     # 2.5 + 2 (1 - step / 100) is 3.0 at step 75, seen at step 80; 2.0 is never reached.
-    assert shown.loc["powerstep", "gpt2-pico, shared lr 0.001: steps"] == "80 (n=1)"
-    assert shown.loc["powerstep", "gpt2-pico, shared lr 0.003: steps"] == "> 100 in 1 of 1"
+    assert shown.loc["powerstep", "gpt2-pico, shared lr: steps"] == "80 (n=1)"
+    assert shown.loc["powerstep", "gpt2-pico, lr 0.003: steps"] == "> 100 in 1 of 1"
 
 
 def test_an_argument_that_is_no_number_is_part_of_no_claim(results_folder):

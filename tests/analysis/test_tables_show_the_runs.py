@@ -3,8 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import pyplot as plt
 
 from analysis.catalogue import tables
+from analysis.claims.claims import claim_1
+from analysis.figures import canvas
+from analysis.figures.final_losses import loss_over_state
 from analysis.frames import read_plan, read_results
 from analysis.losses import best_lr
 from analysis.tables.cost import time_to_target
@@ -133,6 +137,30 @@ def test_both_protocols_stand_side_by_side(results_folder):
     _, shown = loss_by_optimizer(read_results(plan, results_folder).of(tables(plan)["table4"]))
     assert shown.loc["AdamW", "gpt2-pico, lr 0.001"] == "3.000 (n=1)"
     assert shown.loc["AdamW", "gpt2-pico, own lr"] == "2.500 (n=1) [0.003, edge]"
+
+
+def test_only_the_shared_rate_is_called_shared(results_folder):
+    rows = [
+        planned(optimizer, seed, experiment=experiment, lr=lr)
+        for experiment, rates in (("stacey", (1e-3, 3e-3)), ("large_scale", (3e-3, 1e-3)))
+        for optimizer in ("adamw", "powerstep", "powerstep-int8")
+        for lr in rates
+        for seed in (0, 1)
+    ]
+    for row in rows:
+        write_run(results_folder, row, 3.0 if row["lr"] == 1e-3 else 2.5)
+    results = read_results(read_plan(write_plan(results_folder, rows)), results_folder)
+    named = {("shared lr", 1e-3), ("lr 0.003", 3e-3)}
+    numbers, _ = loss_by_optimizer(results)
+    assert set(zip(numbers["protocol"], numbers["lr"], strict=True)) == named
+    numbers, _ = time_to_target(results)
+    assert set(zip(numbers["protocol"], numbers["lr"], strict=True)) == named
+    with plt.style.context(canvas.STYLE):
+        figure, data = loss_over_state(results)
+    plt.close(figure)
+    assert set(zip(data["protocol"], data["mean"], strict=True)) == {("shared lr", 3.0)}
+    protocols = [f.protocol for f in claim_1(results) if f.n]
+    assert protocols == ["shared lr 0.001", "shared lr 0.001"]
 
 
 def test_a_varied_argument_has_a_row_for_each_value(results_folder):
