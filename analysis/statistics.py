@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import pandas as pd
 from scipy import stats
 
+from experiments.intervals import t_interval
+
 MARGIN = 0.028  # nats: the largest loss behind AdamW that the paper reports (table 4, Qwen3-8B)
 
 
@@ -32,11 +34,8 @@ def estimate(values: pd.Series) -> Estimate:
     Args:
         values: one for each seed, none missing.
     """
-    n = len(values)
-    if n < 2:
-        return Estimate(float(values.mean()), math.nan, n)
-    half_width = stats.t.ppf(0.975, n - 1) * stats.sem(values)
-    return Estimate(float(values.mean()), float(half_width), n)
+    mean, half_width = t_interval(values)
+    return Estimate(float(mean), float(half_width), len(values))
 
 
 @dataclass(frozen=True)

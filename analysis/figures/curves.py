@@ -7,12 +7,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
-from scipy import stats
 
 from analysis.figures import canvas
 from analysis.figures.line_styles import Style, dash_pattern, ordered_styles, style_of
 from analysis.frames import Results
 from analysis.text import number
+from experiments.intervals import t_interval
 
 SMOOTHING = 20  # rows over which the loss of single batches is averaged
 _LINE = ["optimizer", "label", "argument", "value", "lr"]
@@ -117,11 +117,12 @@ def _loss_of_steps(
     losses = losses.rolling(window, min_periods=1).mean().where(losses.notna())
     cost = rows.groupby("step")[["tokens", "minutes"]].mean()
     if (line["status"] == "completed").all():
-        n = losses.shape[1]
-        half = stats.t.ppf(0.975, n - 1) * losses.sem(axis=1) if n > 1 else np.nan
-        mean = losses.mean(axis=1)
-        shown = pd.DataFrame({"loss": mean, "low": mean - half, "high": mean + half})
-        shown = shown.join(cost).reset_index().assign(seed="", n=n)
+        losses = losses.dropna()  # a mean over the rest would flatter
+        mean, half = t_interval(losses)
+        shown = pd.DataFrame(
+            {"loss": mean, "low": mean - half, "high": mean + half}, index=losses.index
+        )
+        shown = shown.join(cost).reset_index().assign(seed="", n=losses.shape[1])
     else:
         shown = losses.melt(ignore_index=False, var_name="seed", value_name="loss").dropna()
         shown = shown.join(cost).reset_index().assign(low=np.nan, high=np.nan, n=1)

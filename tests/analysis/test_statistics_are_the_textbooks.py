@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
 from analysis.statistics import MARGIN, compare, estimate
+from experiments.intervals import t_interval
 
 A = pd.Series({0: 3.10, 1: 3.25, 2: 3.16})
 B = pd.Series({2: 3.15, 0: 3.09, 1: 3.23})
@@ -19,6 +21,17 @@ def test_the_interval_is_students():
     assert over_seeds.half_width == pytest.approx(4.302653 * 0.1 / 3**0.5, rel=1e-6)
     assert str(over_seeds) == "3.100 ± 0.248"
     assert f"{over_seeds:+}" == "+3.100 ± 0.248"
+
+
+def test_the_interval_is_taken_along_the_axis_of_the_seeds():
+    values = np.array([[3.0, 3.2, 3.1], [1.0, 3.0, 2.0]])
+    for by_seed, axis in ((values, -1), (values, 1), (values.T, 0)):
+        mean, half_width = t_interval(by_seed, axis)
+        np.testing.assert_allclose(mean, [3.1, 2.0])
+        np.testing.assert_allclose(half_width, [4.302653 * 0.1 / 3**0.5, 4.302653 / 3**0.5], 1e-6)
+    mean, half_width = t_interval(values[:, :1])
+    np.testing.assert_array_equal(mean, [3.0, 1.0])
+    assert np.isnan(half_width).all()
 
 
 def test_one_seed_has_no_interval():
