@@ -16,16 +16,49 @@ from experiments.runs.metrics import COLUMNS
 
 # Columns that hold names: text, whatever it looks like.
 _NAMES = [
-    *("experiment", "model", "optimizer", "label", "argument", "value", "dataset", "run", "family"),
+    "experiment",
+    "model",
+    "optimizer",
+    "label",
+    "argument",
+    "value",
+    "dataset",
+    "run",
+    "family",
 ]
 _PLAN = [
-    *("experiment", "model", "optimizer", "label", "lr", "shared_lr", "argument", "value", "seed"),
-    *("dataset", "planned_steps", "batch_size", "context", "warmup_steps", "min_lr_ratio"),
-    *("weight_decay", "grad_clip_norm", "run"),
+    "experiment",
+    "model",
+    "optimizer",
+    "label",
+    "lr",
+    "shared_lr",
+    "argument",
+    "value",
+    "seed",
+    "dataset",
+    "planned_steps",
+    "batch_size",
+    "context",
+    "warmup_steps",
+    "min_lr_ratio",
+    "weight_decay",
+    "grad_clip_norm",
+    "run",
 ]
 _SUMMARY = [
-    *("run", "status", "steps", "tokens", "final_val_loss", "best_val_loss", "parameters"),
-    *("state_bytes", "peak_memory_bytes", "tokens_per_second", "optimizer_seconds", "reason"),
+    "run",
+    "status",
+    "steps",
+    "tokens",
+    "final_val_loss",
+    "best_val_loss",
+    "parameters",
+    "state_bytes",
+    "peak_memory_bytes",
+    "tokens_per_second",
+    "optimizer_seconds",
+    "reason",
 ]
 ENDED = ("completed", "diverged")  # the status of a run that has a result
 _KEYS = ["experiment", "argument", "value", "run"]  # tell the rows of a plan apart

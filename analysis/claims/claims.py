@@ -218,6 +218,15 @@ def _early_loss(metrics: pd.DataFrame | None, steps: int) -> float:
 
 
 _CLAIMS: tuple[Callable[[Results], Iterator[Finding]], ...] = (
-    *(claim_1, claim_2, claim_3, claim_4, claim_5, claim_6),
-    *(claim_7, claim_8, claim_9, claim_10, claim_11),
+    claim_1,
+    claim_2,
+    claim_3,
+    claim_4,
+    claim_5,
+    claim_6,
+    claim_7,
+    claim_8,
+    claim_9,
+    claim_10,
+    claim_11,
 )

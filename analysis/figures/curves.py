@@ -15,7 +15,6 @@ from analysis.text import number
 from experiments.intervals import t_interval
 
 SMOOTHING = 20  # rows over which the loss of single batches is averaged
-_LINE = ["optimizer", "label", "argument", "value", "lr"]
 _SYMBOLS = {"beta": "β", "gamma": "γ"}
 
 
