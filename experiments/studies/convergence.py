@@ -5,16 +5,15 @@ with steps η/√t, version 2 that it does so down to a residual that depends on
 can be seen: where noise is skewed, its sign and its powers have a mean though it has none.
 """
 
-from collections.abc import Iterator
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from experiments.files import atomic
+from experiments.intervals import t_interval
 
 STEPS, SEEDS, DIMENSIONS = 100_000, 8, 50
 GAMMA, LR = 0.9, 0.05
@@ -113,25 +112,21 @@ def fit(steps: np.ndarray, by_seed: np.ndarray) -> dict[str, float]:
         floor, rate = np.linalg.lstsq(design, np.ones_like(t), rcond=None)[0]
         floors.append(floor)
         rates.append(rate)
-    return (
-        dict(_interval("slope", slopes))
-        | dict(_interval("floor", floors))
-        | {
-            "rate": float(np.mean(rates)),
-            "last": float(by_seed[-1].mean()),
-        }
-    )
+    return {
+        **_interval("slope", slopes),
+        **_interval("floor", floors),
+        "rate": float(np.mean(rates)),
+        "last": float(by_seed[-1].mean()),
+    }
 
 
-def _interval(name: str, values: list[float]) -> Iterator[tuple[str, float]]:
-    mean = float(np.mean(values))
-    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
-    yield from ((name, mean), (f"{name}_low", mean - half), (f"{name}_high", mean + half))
+def _interval(name: str, values: list[float]) -> dict[str, float]:
+    mean, half = map(float, t_interval(values))
+    return {name: mean, f"{name}_low": mean - half, f"{name}_high": mean + half}
 
 
 def _curve(steps: np.ndarray, by_seed: np.ndarray) -> pd.DataFrame:
-    mean = by_seed.mean(axis=1)
-    half = stats.t.ppf(0.975, SEEDS - 1) * stats.sem(by_seed, axis=1)
+    mean, half = t_interval(by_seed, axis=1)
     return pd.DataFrame(
         {
             "step": steps,
