@@ -1,61 +1,19 @@
 """What all optimizers of this library share: everything but the formula."""
 
 from collections.abc import Callable, Iterator, Sequence
-from numbers import Integral
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
+from powerstep.arguments import ArgumentRule, at_least, learning_rate, one_of, whole_number
 from powerstep.dtensors import local, local_grad
 from powerstep.loading import check_state, conformed, fits
 from powerstep.pieces import Piece, piece_limit
 from powerstep.state import PRECISIONS, Kept, new_part, storage
 
 PARAM_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-
-# What each argument must be: a test, and the words for it.
-Rule = tuple[Callable[[Any], bool], str]
-
-
-def at_least(bound: float) -> Rule:
-    """Accept numbers from `bound` on."""
-    return lambda value: bool(value >= bound), f"at least {bound}"
-
-
-def whole_number(bound: int) -> Rule:
-    """Accept integers from `bound` on."""
-    return (
-        lambda value: isinstance(value, Integral) and value >= bound,
-        f"a whole number, at least {bound}",
-    )
-
-
-def between(low: float, high: float) -> Rule:
-    """Accept numbers in [low, high]."""
-    return lambda value: low <= value <= high, f"in [{low}, {high}]"
-
-
-def learning_rate() -> Rule:
-    """Accept numbers and one-element tensors from 0 on."""
-    return (
-        lambda value: (not isinstance(value, Tensor) or value.numel() == 1) and bool(value >= 0),
-        "a number or a tensor of one element, at least 0",
-    )
-
-
-def betas() -> Rule:
-    """Accept two numbers, each in [0, 1)."""
-    return (
-        lambda value: len(value) == 2 and all(0 <= beta < 1 for beta in value),
-        "two numbers in [0, 1)",
-    )
-
-
-def one_of(*values: Any) -> Rule:
-    """Accept these values alone."""
-    return lambda value: value in values, f"one of {', '.join(map(str, values))}"
 
 
 class ElementwiseOptimizer(Optimizer):
@@ -68,12 +26,12 @@ class ElementwiseOptimizer(Optimizer):
     """
 
     buffers: ClassVar[tuple[str, ...]]
-    rules: ClassVar[dict[str, Rule]]
+    rules: ClassVar[dict[str, ArgumentRule]]
     counts_steps: ClassVar[bool] = False
     # Values of arguments that an older state_dict or pickle does not have.
     added: ClassVar[dict[str, Any]] = {}
 
-    _common_rules: ClassVar[dict[str, Rule]] = {
+    _common_rules: ClassVar[dict[str, ArgumentRule]] = {
         "lr": learning_rate(),
         "weight_decay": at_least(0),
         "state_precision": one_of(*PRECISIONS),
@@ -396,8 +354,8 @@ class ElementwiseOptimizer(Optimizer):
                     f"a parameter group has no {name}, which {cls.__name__} needs: it is another"
                     " optimizer's"
                 )
-            if not _holds(rule, values[name]):
-                raise ValueError(f"{name} is {values[name]!r}, but it must be {rule[1]}")
+            if not rule.accepts(values[name]):
+                raise ValueError(f"{name} is {values[name]!r}, but it must be {rule.requirement}")
 
     @classmethod
     def _check_params(cls, group: dict[str, Any]) -> None:
@@ -412,10 +370,3 @@ class ElementwiseOptimizer(Optimizer):
                     f"{cls.__name__} does not support parameters of dtype {param.dtype}, but of"
                     f" {', '.join(map(str, PARAM_DTYPES))}"
                 )
-
-
-def _holds(rule: Rule, value: Any) -> bool:
-    try:
-        return rule[0](value)
-    except (TypeError, ValueError, RuntimeError):  # of a value that is no number, or several
-        return False

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from powerstep import compiled as compiling
-from powerstep.base import ElementwiseOptimizer, Rule, between, one_of
+from powerstep.arguments import ArgumentRule, between, one_of
+from powerstep.base import ElementwiseOptimizer
 from powerstep.dtensors import local
 from powerstep.functional import foreach_powerstep_, powerstep_
 from powerstep.pieces import Piece, Work, piece_limit
@@ -61,7 +62,7 @@ class PowerStep(ElementwiseOptimizer):
     """
 
     buffers = ("momentum",)
-    rules: ClassVar[dict[str, Rule]] = {
+    rules: ClassVar[dict[str, ArgumentRule]] = {
         "gamma": between(0, 1),
         "beta": between(0, 1),
         "foreach": one_of(None, True, False),

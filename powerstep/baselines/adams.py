@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from powerstep.base import ElementwiseOptimizer, Rule, at_least, betas, one_of
+from powerstep.arguments import ArgumentRule, at_least, betas, one_of
+from powerstep.base import ElementwiseOptimizer
 from powerstep.functional import step_along_
 
 
@@ -33,7 +34,7 @@ class AdamS(ElementwiseOptimizer):
 
     buffers = ("exp_avg",)
     counts_steps = True
-    rules: ClassVar[dict[str, Rule]] = {
+    rules: ClassVar[dict[str, ArgumentRule]] = {
         "betas": betas(),
         "eps": at_least(0),
         "bias_corrected": one_of(True, False),

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from powerstep.base import ElementwiseOptimizer, Rule, at_least, betas, one_of
+from powerstep.arguments import ArgumentRule, at_least, betas, one_of
+from powerstep.base import ElementwiseOptimizer
 from powerstep.functional import step_along_
 
 
@@ -32,7 +33,7 @@ class NaiveAdamWInt8(ElementwiseOptimizer):
     """
 
     buffers = ("exp_avg", "exp_avg_sq")
-    rules: ClassVar[dict[str, Rule]] = {
+    rules: ClassVar[dict[str, ArgumentRule]] = {
         "betas": betas(),
         "eps": at_least(0),
         "state_precision": one_of("int8"),

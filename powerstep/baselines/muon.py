@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from powerstep.base import ElementwiseOptimizer, Rule, at_least, betas, whole_number
+from powerstep.arguments import ArgumentRule, at_least, betas, whole_number
+from powerstep.base import ElementwiseOptimizer
 from powerstep.functional import step_along_
 from powerstep.optimizer import PowerStep
 from powerstep.state import Full, Kept
@@ -54,7 +55,7 @@ class _MuonOnMatrices(ElementwiseOptimizer):
     _common_defaults: ClassVar[dict[str, Any]] = ElementwiseOptimizer._common_defaults | {
         "stacked": 1
     }
-    _common_rules: ClassVar[dict[str, Rule]] = ElementwiseOptimizer._common_rules | {
+    _common_rules: ClassVar[dict[str, ArgumentRule]] = ElementwiseOptimizer._common_rules | {
         "stacked": whole_number(1)
     }
 
@@ -178,7 +179,7 @@ class MuonAdamW(_MuonOnMatrices):
 
     buffers = ("exp_avg", "exp_avg_sq")
     counts_steps = True
-    rules: ClassVar[dict[str, Rule]] = {"betas": betas(), "eps": at_least(0)}
+    rules: ClassVar[dict[str, ArgumentRule]] = {"betas": betas(), "eps": at_least(0)}
 
     def __init__(
         self,

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from powerstep.base import ElementwiseOptimizer, Rule, between, one_of
+from powerstep.arguments import ArgumentRule, between, one_of
+from powerstep.base import ElementwiseOptimizer
 from powerstep.functional import signed_power, step_along_
 
 
@@ -33,7 +34,7 @@ class PbSGDM(ElementwiseOptimizer):
     """
 
     buffers = ("momentum",)
-    rules: ClassVar[dict[str, Rule]] = {
+    rules: ClassVar[dict[str, ArgumentRule]] = {
         "gamma": between(0, 1),
         "beta": between(0, 1),
         "decay_in_momentum": one_of(True, False),

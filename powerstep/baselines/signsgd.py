@@ -5,7 +5,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from powerstep.base import Rule, one_of
+from powerstep.arguments import ArgumentRule, one_of
 from powerstep.optimizer import PowerStep
 
 
@@ -29,7 +29,7 @@ class SignSGD(PowerStep):
             than fp32, fp64, bf16 and fp16.
     """
 
-    rules: ClassVar[dict[str, Rule]] = PowerStep.rules | {"beta": one_of(0)}
+    rules: ClassVar[dict[str, ArgumentRule]] = PowerStep.rules | {"beta": one_of(0)}
 
     def __init__(
         self,

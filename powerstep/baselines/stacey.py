@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from powerstep.base import ElementwiseOptimizer, Rule, at_least, betas, between, one_of
+from powerstep.arguments import ArgumentRule, at_least, betas, between, one_of
+from powerstep.base import ElementwiseOptimizer
 from powerstep.functional import step_along_
 
 
@@ -38,7 +39,7 @@ class Stacey(ElementwiseOptimizer):
     """
 
     buffers = ("momentum", "dual")
-    rules: ClassVar[dict[str, Rule]] = {
+    rules: ClassVar[dict[str, ArgumentRule]] = {
         "betas": betas(),
         "alpha": at_least(0),
         "tau": between(0, 1),
