@@ -5,18 +5,16 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, ParamsT
+from torch.optim.optimizer import Optimizer
 
-from powerstep.arguments import ArgumentRule, at_least, learning_rate, one_of, whole_number
 from powerstep.dtensors import local, local_grad
 from powerstep.loading import check_state, conformed, fits
 from powerstep.pieces import Piece, piece_limit
-from powerstep.state import PRECISIONS, Kept, new_part, storage
+from powerstep.state import Kept, new_part, storage
+from powerstep.validation import ValidatedOptimizer
 
-PARAM_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
-
-class ElementwiseOptimizer(Optimizer):
+class ElementwiseOptimizer(ValidatedOptimizer):
     """Base of optimizers that update each element from its own gradient and state alone.
 
     A subclass names its buffers, gives a rule for each of its arguments and defines `_update`.
@@ -26,33 +24,7 @@ class ElementwiseOptimizer(Optimizer):
     """
 
     buffers: ClassVar[tuple[str, ...]]
-    rules: ClassVar[dict[str, ArgumentRule]]
     counts_steps: ClassVar[bool] = False
-    # Values of arguments that an older state_dict or pickle does not have.
-    added: ClassVar[dict[str, Any]] = {}
-
-    _common_rules: ClassVar[dict[str, ArgumentRule]] = {
-        "lr": learning_rate(),
-        "weight_decay": at_least(0),
-        "state_precision": one_of(*PRECISIONS),
-        "block_size": whole_number(1),
-        "maximize": one_of(True, False),
-        "stochastic_rounding": one_of(True, False),
-    }
-    # Every group has these; which of them are arguments too is a subclass's choice.
-    _common_defaults: ClassVar[dict[str, Any]] = {
-        "state_precision": "fp32",
-        "block_size": 128,
-        "maximize": False,
-        "stochastic_rounding": False,
-    }
-
-    def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
-        defaults = self._common_defaults | defaults
-        self._check(defaults)
-        if "gamma" in self.rules:
-            defaults["momentum"] = defaults["gamma"]  # see _adopt_momentum
-        super().__init__(params, defaults)
 
     def _update(
         self,
@@ -77,34 +49,9 @@ class ElementwiseOptimizer(Optimizer):
         """Return what a buffer starts from, or None for zeros."""
         return None
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a parameter group; its own values are held to the same rules.
-
-        Raises:
-            ValueError: a value breaks a rule, or a parameter has a dtype that is not supported.
-        """
-        if isinstance(param_group, dict):  # of anything else torch says so
-            self._adopt_momentum(param_group)
-        super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        if "gamma" in self.rules:
-            del group["momentum"]  # of the defaults
-        try:
-            self._check(group)
-            self._check_params(group)
-        except ValueError:
-            self.param_groups.pop()
-            raise
-
     def __setstate__(self, state: dict[str, Any]) -> None:
-        groups = [self._complete(group) for group in state["param_groups"]]
-        for group in groups:
-            self._check(group)
-            self._check_params(group)
-        super().__setstate__(state | {"param_groups": groups})
-        if "gamma" in self.rules:
-            self.defaults.setdefault("momentum", self.defaults["gamma"])
-        for group in groups:
+        super().__setstate__(state)
+        for group in self.param_groups:
             kept = self._kept(group)
             for param in group["params"]:
                 self._fit_state(param, group, kept)
@@ -317,56 +264,3 @@ class ElementwiseOptimizer(Optimizer):
                 except ValueError as error:
                     raise ValueError(f"{self._name_of(param)}: {error}") from None
                 yield index, param, state
-
-    def _name_of(self, param: Tensor) -> str:
-        """Return what messages call a parameter."""
-        for index, group in enumerate(self.param_groups):
-            for place, other in enumerate(group["params"]):
-                if other is param and "param_names" in group:
-                    return f"parameter {group['param_names'][place]!r}"
-                if other is param:
-                    return f"parameter {place} of group {index}"
-        raise KeyError("the optimizer does not have this parameter")
-
-    def _complete(self, group: dict[str, Any]) -> dict[str, Any]:
-        """Return a group from elsewhere with the values that older versions did not have."""
-        defaults = self._common_defaults | self.added
-        missing = {name: value for name, value in defaults.items() if name not in group}
-        group = group | missing
-        self._adopt_momentum(group)
-        return group
-
-    def _adopt_momentum(self, group: dict[str, Any]) -> None:
-        """Move a "momentum" that was written to a group to "gamma", which is what it means.
-
-        torch's `OneCycleLR` and `CyclicLR` look for that name in `defaults`, and write it to the
-        groups (torch.optim.lr_scheduler).
-        """
-        if "gamma" in self.rules and "momentum" in group:
-            group["gamma"] = group.pop("momentum")
-
-    @classmethod
-    def _check(cls, values: dict[str, Any]) -> None:
-        """Refuse values that break a rule."""
-        for name, rule in (cls._common_rules | cls.rules).items():
-            if name not in values:
-                raise ValueError(
-                    f"a parameter group has no {name}, which {cls.__name__} needs: it is another"
-                    " optimizer's"
-                )
-            if not rule.accepts(values[name]):
-                raise ValueError(f"{name} is {values[name]!r}, but it must be {rule.requirement}")
-
-    @classmethod
-    def _check_params(cls, group: dict[str, Any]) -> None:
-        """Refuse parameters that the optimizer would compute something else with."""
-        for param in group["params"]:
-            if param.is_complex():
-                raise ValueError(
-                    f"{cls.__name__} does not support complex parameters; pass view_as_real(param)"
-                )
-            if param.dtype not in PARAM_DTYPES:
-                raise ValueError(
-                    f"{cls.__name__} does not support parameters of dtype {param.dtype}, but of"
-                    f" {', '.join(map(str, PARAM_DTYPES))}"
-                )

@@ -52,10 +52,10 @@ class _MuonOnMatrices(ElementwiseOptimizer):
     that one learning rate serves all parameters.
     """
 
-    _common_defaults: ClassVar[dict[str, Any]] = ElementwiseOptimizer._common_defaults | {
+    common_defaults: ClassVar[dict[str, Any]] = ElementwiseOptimizer.common_defaults | {
         "stacked": 1
     }
-    _common_rules: ClassVar[dict[str, ArgumentRule]] = ElementwiseOptimizer._common_rules | {
+    common_rules: ClassVar[dict[str, ArgumentRule]] = ElementwiseOptimizer.common_rules | {
         "stacked": whole_number(1)
     }
 

@@ -1,0 +1,127 @@
+"""The parameter groups of an optimizer, checked against its rules."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, ParamsT
+
+from powerstep.arguments import ArgumentRule, at_least, learning_rate, one_of, whole_number
+from powerstep.state import PRECISIONS
+
+PARAM_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+class ValidatedOptimizer(Optimizer):
+    """Base of optimizers whose parameter groups are checked, wherever they come from.
+
+    A subclass gives a rule for each of its arguments.
+    """
+
+    rules: ClassVar[dict[str, ArgumentRule]]
+    # Values of arguments that an older state_dict or pickle does not have.
+    added: ClassVar[dict[str, Any]] = {}
+
+    common_rules: ClassVar[dict[str, ArgumentRule]] = {
+        "lr": learning_rate(),
+        "weight_decay": at_least(0),
+        "state_precision": one_of(*PRECISIONS),
+        "block_size": whole_number(1),
+        "maximize": one_of(True, False),
+        "stochastic_rounding": one_of(True, False),
+    }
+    # Every group has these; which of them are arguments too is a subclass's choice.
+    common_defaults: ClassVar[dict[str, Any]] = {
+        "state_precision": "fp32",
+        "block_size": 128,
+        "maximize": False,
+        "stochastic_rounding": False,
+    }
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
+        defaults = self.common_defaults | defaults
+        self._check(defaults)
+        if "gamma" in self.rules:
+            defaults["momentum"] = defaults["gamma"]  # see _adopt_momentum
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a parameter group; its own values are held to the same rules.
+
+        Raises:
+            ValueError: a value breaks a rule, or a parameter has a dtype that is not supported.
+        """
+        if isinstance(param_group, dict):  # of anything else torch says so
+            self._adopt_momentum(param_group)
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        if "gamma" in self.rules:
+            del group["momentum"]  # of the defaults
+        try:
+            self._check(group)
+            self._check_params(group)
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        groups = [self._complete(group) for group in state["param_groups"]]
+        for group in groups:
+            self._check(group)
+            self._check_params(group)
+        super().__setstate__(state | {"param_groups": groups})
+        if "gamma" in self.rules:
+            self.defaults.setdefault("momentum", self.defaults["gamma"])
+
+    def _name_of(self, param: Tensor) -> str:
+        """Return what messages call a parameter."""
+        for index, group in enumerate(self.param_groups):
+            for place, other in enumerate(group["params"]):
+                if other is param and "param_names" in group:
+                    return f"parameter {group['param_names'][place]!r}"
+                if other is param:
+                    return f"parameter {place} of group {index}"
+        raise KeyError("the optimizer does not have this parameter")
+
+    def _complete(self, group: dict[str, Any]) -> dict[str, Any]:
+        """Return a group from elsewhere with the values that older versions did not have."""
+        defaults = self.common_defaults | self.added
+        missing = {name: value for name, value in defaults.items() if name not in group}
+        group = group | missing
+        self._adopt_momentum(group)
+        return group
+
+    def _adopt_momentum(self, group: dict[str, Any]) -> None:
+        """Move a "momentum" that was written to a group to "gamma", which is what it means.
+
+        torch's `OneCycleLR` and `CyclicLR` look for that name in `defaults`, and write it to the
+        groups (torch.optim.lr_scheduler).
+        """
+        if "gamma" in self.rules and "momentum" in group:
+            group["gamma"] = group.pop("momentum")
+
+    @classmethod
+    def _check(cls, values: dict[str, Any]) -> None:
+        """Refuse values that break a rule."""
+        for name, rule in (cls.common_rules | cls.rules).items():
+            if name not in values:
+                raise ValueError(
+                    f"a parameter group has no {name}, which {cls.__name__} needs: it is another"
+                    " optimizer's"
+                )
+            if not rule.accepts(values[name]):
+                raise ValueError(f"{name} is {values[name]!r}, but it must be {rule.requirement}")
+
+    @classmethod
+    def _check_params(cls, group: dict[str, Any]) -> None:
+        """Refuse parameters that the optimizer would compute something else with."""
+        for param in group["params"]:
+            if param.is_complex():
+                raise ValueError(
+                    f"{cls.__name__} does not support complex parameters; pass view_as_real(param)"
+                )
+            if param.dtype not in PARAM_DTYPES:
+                raise ValueError(
+                    f"{cls.__name__} does not support parameters of dtype {param.dtype}, but of"
+                    f" {', '.join(map(str, PARAM_DTYPES))}"
+                )
