@@ -9,7 +9,7 @@ from torch.optim.optimizer import Optimizer
 
 from powerstep.dtensors import local, local_grad
 from powerstep.loading import check_state, conformed, fits
-from powerstep.pieces import Piece, piece_limit
+from powerstep.pieces import Piece, Work, piece_limit
 from powerstep.state import Kept, new_part, storage
 from powerstep.validation import ValidatedOptimizer
 
@@ -26,20 +26,12 @@ class ElementwiseOptimizer(ValidatedOptimizer):
     buffers: ClassVar[tuple[str, ...]]
     counts_steps: ClassVar[bool] = False
 
-    def _update(
-        self,
-        theta: Tensor,
-        grad: Tensor,
-        buffers: Sequence[Tensor],
-        group: dict[str, Any],
-        step: int | Tensor,
-    ) -> None:
+    def _update(self, work: Work, group: dict[str, Any], step: int | Tensor) -> None:
         """Take one step on tensors of one shape, in place.
 
         Args:
-            theta: the parameter or a piece of it, fp32 or fp64.
-            grad: its gradient, fp32; its sign is changed already where the loss is maximized.
-            buffers: fp32, in the order of the class attribute `buffers`.
+            work: the parameter or a piece of it, its gradient, and its buffers in the order of the
+                class attribute `buffers`.
             group: the parameter group, with the values of all arguments.
             step: counts from 1; a tensor of no dimensions where torch.compile traces it.
         """
@@ -120,9 +112,12 @@ class ElementwiseOptimizer(ValidatedOptimizer):
         """Take the step of one parameter, piece by piece."""
         step = self._count(param)
         for piece in self._pieces(param, group):
-            work = piece.load()
-            self._update(work.theta, work.grad, work.buffers, group, step)
-            piece.store(work)
+            self._step_piece(piece, group, step)
+
+    def _step_piece(self, piece: Piece, group: dict[str, Any], step: int | Tensor) -> None:
+        work = piece.load()
+        self._update(work, group, step)
+        piece.store(work)
 
     def _count(self, param: Tensor) -> int | Tensor:
         """Return which step on `param` this is, and remember it."""

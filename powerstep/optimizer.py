@@ -105,15 +105,8 @@ class PowerStep(ElementwiseOptimizer):
         if values["foreach"] and values["compiled"]:
             raise ValueError("foreach and compiled are both True, but only one can be")
 
-    def _update(
-        self,
-        theta: Tensor,
-        grad: Tensor,
-        buffers: Sequence[Tensor],
-        group: dict[str, Any],
-        step: int | Tensor,
-    ) -> None:
-        powerstep_(theta, grad, *buffers, **_hyperparameters(group))
+    def _update(self, work: Work, group: dict[str, Any], step: int | Tensor) -> None:
+        powerstep_(work.theta, work.grad, *work.buffers, **_hyperparameters(group))
 
     def _step_group(self, params: Sequence[Tensor], group: dict[str, Any]) -> None:
         if torch.compiler.is_compiling():  # the caller compiles the whole step
@@ -152,12 +145,7 @@ class PowerStep(ElementwiseOptimizer):
             for piece in self._pieces(param, group, limit):
                 done = compiling.step_rows(piece, numbers[device])
                 if done < piece.numel:
-                    self._step_eagerly(piece.cut(done, piece.numel))
-
-    def _step_eagerly(self, piece: Piece) -> None:
-        work = piece.load()
-        powerstep_(work.theta, work.grad, *work.buffers, **_hyperparameters(piece.group))
-        piece.store(work)
+                    self._step_piece(piece.cut(done, piece.numel), group, step=0)
 
     def _step_foreach(self, params: Sequence[Tensor], group: dict[str, Any]) -> None:
         """Take the steps of several parameters at a time, as many as make up one large piece."""

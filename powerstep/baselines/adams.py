@@ -1,6 +1,5 @@
 """AdamS: Adam whose second moment is made from the momentum (Zhang et al., arXiv:2505.16363)."""
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -9,6 +8,7 @@ from torch.optim.optimizer import ParamsT
 from powerstep.arguments import ArgumentRule, at_least, betas, one_of
 from powerstep.base import ElementwiseOptimizer
 from powerstep.functional import step_along_
+from powerstep.pieces import Work
 
 
 class AdamS(ElementwiseOptimizer):
@@ -59,15 +59,8 @@ class AdamS(ElementwiseOptimizer):
         }
         super().__init__(params, defaults)
 
-    def _update(
-        self,
-        theta: Tensor,
-        grad: Tensor,
-        buffers: Sequence[Tensor],
-        group: dict[str, Any],
-        step: int | Tensor,
-    ) -> None:
-        (exp_avg,) = buffers
+    def _update(self, work: Work, group: dict[str, Any], step: int | Tensor) -> None:
+        theta, grad, (exp_avg,) = work
         (beta1, beta2), lr, corrected = group["betas"], group["lr"], group["bias_corrected"]
         if not corrected:
             square = exp_avg.square().mul_(beta2).addcmul_(grad, grad, value=1 - beta2)

@@ -1,6 +1,5 @@
 """AdamW with both moments quantised the plain way: figure 4's counter-example."""
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -9,6 +8,7 @@ from torch.optim.optimizer import ParamsT
 from powerstep.arguments import ArgumentRule, at_least, betas, one_of
 from powerstep.base import ElementwiseOptimizer
 from powerstep.functional import step_along_
+from powerstep.pieces import Work
 
 
 class NaiveAdamWInt8(ElementwiseOptimizer):
@@ -60,15 +60,8 @@ class NaiveAdamWInt8(ElementwiseOptimizer):
         }
         super().__init__(params, defaults)
 
-    def _update(
-        self,
-        theta: Tensor,
-        grad: Tensor,
-        buffers: Sequence[Tensor],
-        group: dict[str, Any],
-        step: int | Tensor,
-    ) -> None:
-        exp_avg, exp_avg_sq = buffers
+    def _update(self, work: Work, group: dict[str, Any], step: int | Tensor) -> None:
+        theta, grad, (exp_avg, exp_avg_sq) = work
         beta1, beta2 = group["betas"]
         exp_avg.mul_(beta1).add_(grad, alpha=1 - beta1)
         exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)

@@ -12,6 +12,7 @@ from powerstep.arguments import ArgumentRule, at_least, betas, whole_number
 from powerstep.base import ElementwiseOptimizer
 from powerstep.functional import step_along_
 from powerstep.optimizer import PowerStep
+from powerstep.pieces import Work
 from powerstep.state import Full, Kept
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
@@ -192,15 +193,8 @@ class MuonAdamW(_MuonOnMatrices):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(_groups(named_parameters, type(self).__name__), defaults)
 
-    def _update(
-        self,
-        theta: Tensor,
-        grad: Tensor,
-        buffers: Sequence[Tensor],
-        group: dict[str, Any],
-        step: int | Tensor,
-    ) -> None:
-        exp_avg, exp_avg_sq = buffers
+    def _update(self, work: Work, group: dict[str, Any], step: int | Tensor) -> None:
+        theta, grad, (exp_avg, exp_avg_sq) = work
         (beta1, beta2), lr = group["betas"], group["lr"]
         exp_avg.lerp_(grad, 1 - beta1)
         exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)

@@ -1,6 +1,5 @@
 """pbSGDM: SGD with momentum of power-transformed gradients (Zhou et al., IJCAI 2020)."""
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -9,6 +8,7 @@ from torch.optim.optimizer import ParamsT
 from powerstep.arguments import ArgumentRule, between, one_of
 from powerstep.base import ElementwiseOptimizer
 from powerstep.functional import signed_power, step_along_
+from powerstep.pieces import Work
 
 
 class PbSGDM(ElementwiseOptimizer):
@@ -59,15 +59,8 @@ class PbSGDM(ElementwiseOptimizer):
         }
         super().__init__(params, defaults)
 
-    def _update(
-        self,
-        theta: Tensor,
-        grad: Tensor,
-        buffers: Sequence[Tensor],
-        group: dict[str, Any],
-        step: int | Tensor,
-    ) -> None:
-        (momentum,) = buffers
+    def _update(self, work: Work, group: dict[str, Any], step: int | Tensor) -> None:
+        theta, grad, (momentum,) = work
         lr, weight_decay = group["lr"], group["weight_decay"]
         momentum.mul_(group["gamma"]).add_(signed_power(grad, group["beta"]))
         if group["decay_in_momentum"]:

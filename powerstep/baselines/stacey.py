@@ -1,6 +1,5 @@
 """Stacey(p,2): accelerated ℓp steepest descent (Luo et al., arXiv:2506.06606)."""
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -9,6 +8,7 @@ from torch.optim.optimizer import ParamsT
 from powerstep.arguments import ArgumentRule, at_least, betas, between, one_of
 from powerstep.base import ElementwiseOptimizer
 from powerstep.functional import step_along_
+from powerstep.pieces import Work
 
 
 class Stacey(ElementwiseOptimizer):
@@ -76,23 +76,15 @@ class Stacey(ElementwiseOptimizer):
     def _start(self, param: Tensor, name: str, group: dict[str, Any]) -> Tensor | None:
         return param if name == "dual" and not group["dual_in_direction"] else None
 
-    def _update(
-        self,
-        theta: Tensor,
-        grad: Tensor,
-        buffers: Sequence[Tensor],
-        group: dict[str, Any],
-        step: int | Tensor,
-    ) -> None:
+    def _update(self, work: Work, group: dict[str, Any], step: int | Tensor) -> None:
         if group["dual_in_direction"]:
-            _step_with_dual_in_direction(theta, grad, *buffers, group)
+            _step_with_dual_in_direction(work, group)
         else:
-            _step_as_published(theta, grad, *buffers, group)
+            _step_as_published(work, group)
 
 
-def _step_as_published(
-    theta: Tensor, grad: Tensor, momentum: Tensor, dual: Tensor, group: dict[str, Any]
-) -> None:
+def _step_as_published(work: Work, group: dict[str, Any]) -> None:
+    theta, grad, (momentum, dual) = work
     (beta1, beta2), lr, p = group["betas"], group["lr"], group["p"]
     correction = momentum.mul(beta1).add_(grad, alpha=1 - beta1)
     momentum.mul_(beta2).add_(grad, alpha=1 - beta2)
@@ -104,9 +96,8 @@ def _step_as_published(
     theta.sub_(decay)
 
 
-def _step_with_dual_in_direction(
-    theta: Tensor, grad: Tensor, momentum: Tensor, dual: Tensor, group: dict[str, Any]
-) -> None:
+def _step_with_dual_in_direction(work: Work, group: dict[str, Any]) -> None:
+    theta, grad, (momentum, dual) = work
     (beta1, beta2), lr, p = group["betas"], group["lr"], group["p"]
     momentum.mul_(beta2).add_(grad, alpha=1 - beta2)
     correction = momentum.mul(beta1).add_(grad, alpha=1 - beta1)
