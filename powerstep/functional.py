@@ -1,4 +1,4 @@
-"""The signed power transform and the PowerStep update, as functions of plain tensors."""
+"""The signed power transform and the updates of PowerStep and AdamW, on plain tensors."""
 
 from collections.abc import Sequence
 
@@ -55,6 +55,45 @@ def powerstep_(
     if weight_decay:
         param.mul_(1 - lr * weight_decay)
     step_along_(param, signed_power(momentum, beta), lr)
+
+
+def adamw_(
+    param: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    *,
+    lr: float | Tensor,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    step: int | Tensor,
+) -> None:
+    """Take one AdamW step on `param` and its two moments, in place (arXiv:1711.05101, Algorithm 2).
+
+        m ← β1·m + (1-β1)·g
+        v ← β2·v + (1-β2)·g²
+        θ ← (1-η·λ)·θ - η·m / (1-β1^t) / (√(v / (1-β2^t)) + ε)
+
+    The decay is multiplied by the learning rate, as `torch.optim.AdamW` does.
+
+    Args:
+        param: θ, any shape, fp32 or fp64; updated in place.
+        grad: g, the shape of `param`, fp32; left unmodified.
+        exp_avg: m, the shape of `param`, fp32; updated in place.
+        exp_avg_sq: v, the shape of `param`, fp32; updated in place.
+        lr: η, the learning rate, a number or a tensor of no dimensions.
+        betas: β1 and β2, each in [0, 1).
+        eps: ε.
+        weight_decay: λ, decoupled.
+        step: t, which counts from 1; a number or a tensor of no dimensions.
+    """
+    beta1, beta2 = betas
+    exp_avg.lerp_(grad, 1 - beta1)
+    exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+    denominator = exp_avg_sq.div(1 - beta2**step).sqrt_().add_(eps)
+    param.mul_(1 - lr * weight_decay)
+    step_along_(param, exp_avg / denominator, lr / (1 - beta1**step))
 
 
 def step_along_(param: Tensor, update: Tensor, lr: float | Tensor) -> None:

@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 
 from powerstep.arguments import ArgumentRule, at_least, betas, whole_number
 from powerstep.base import ElementwiseOptimizer
-from powerstep.functional import step_along_
+from powerstep.functional import adamw_
 from powerstep.optimizer import PowerStep
 from powerstep.pieces import Work
 from powerstep.state import Full, Kept
@@ -195,12 +195,17 @@ class MuonAdamW(_MuonOnMatrices):
 
     def _update(self, work: Work, group: dict[str, Any], step: int | Tensor) -> None:
         theta, grad, (exp_avg, exp_avg_sq) = work
-        (beta1, beta2), lr = group["betas"], group["lr"]
-        exp_avg.lerp_(grad, 1 - beta1)
-        exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        root = exp_avg_sq.div(1 - beta2**step).sqrt_().add_(group["eps"])
-        theta.mul_(1 - lr * group["weight_decay"])
-        step_along_(theta, exp_avg / root, lr / (1 - beta1**step))
+        adamw_(
+            theta,
+            grad,
+            exp_avg,
+            exp_avg_sq,
+            lr=group["lr"],
+            betas=group["betas"],
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+            step=step,
+        )
 
 
 def _groups(named_parameters: NamedParameters, optimizer: str) -> list[dict[str, Any]]:
