@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from powerstep.dtensors import local, local_grad
-from powerstep.loading import check_state, conformed, fits
+from powerstep.loading import check_state, converted, matches
 from powerstep.pieces import Piece, Work, piece_limit
-from powerstep.state import Kept, new_part, storage
+from powerstep.state import StateLayout, new_part, storage_for
 from powerstep.validation import ValidatedOptimizer
 
 
@@ -37,16 +37,16 @@ class ElementwiseOptimizer(ValidatedOptimizer):
         """
         raise NotImplementedError
 
-    def _start(self, param: Tensor, name: str, group: dict[str, Any]) -> Tensor | None:
+    def _initial_value(self, param: Tensor, name: str, group: dict[str, Any]) -> Tensor | None:
         """Return what a buffer starts from, or None for zeros."""
         return None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:
-            kept = self._kept(group)
+            layout = self._state_layout(group)
             for param in group["params"]:
-                self._fit_state(param, group, kept)
+                self._ensure_layout(param, group, layout)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any | None:
@@ -84,15 +84,15 @@ class ElementwiseOptimizer(ValidatedOptimizer):
         serves the first step too (torch._dynamo.variables.optimizer).
         """
         group = self.param_groups[index]
-        kept = self._kept(group)
+        layout = self._state_layout(group)
         for param in group["params"]:
             if param.grad is None:
                 continue
             self._check_grad(param)
             if self.state[param]:
-                self._fit_state(param, group, kept)
+                self._ensure_layout(param, group, layout)
             else:
-                self._new_state(param, group, kept)
+                self._new_state(param, group, layout)
             params.append(param)
 
     def _check_grad(self, param: Tensor) -> None:
@@ -129,31 +129,31 @@ class ElementwiseOptimizer(ValidatedOptimizer):
         # A number would be a constant of the compiled graph, and so another graph at each step.
         return count.double() if torch.compiler.is_compiling() else int(count)
 
-    def _kept(self, group: dict[str, Any]) -> Kept:
+    def _state_layout(self, group: dict[str, Any]) -> StateLayout:
         """Return what is kept of each parameter of a group between steps."""
-        way = storage(group["state_precision"], group["block_size"])
-        return Kept(self.buffers, way, self.counts_steps)
+        storage = storage_for(group["state_precision"], group["block_size"])
+        return StateLayout(self.buffers, storage, self.counts_steps)
 
-    def _new_state(self, param: Tensor, group: dict[str, Any], kept: Kept) -> None:
-        keep = kept.storage
-        if kept.counts_steps:
+    def _new_state(self, param: Tensor, group: dict[str, Any], layout: StateLayout) -> None:
+        storage = layout.storage
+        if layout.counts_steps:
             self.state[param]["step"] = torch.tensor(0.0, dtype=torch.float32)
-        for name in kept.buffers:
-            parts = {part.suffix: new_part(param, part) for part in keep.parts}
-            start = self._start(param, name, group)
+        for name in layout.buffers:
+            parts = {part.suffix: new_part(param, part) for part in storage.parts}
+            start = self._initial_value(param, name, group)
             if start is not None:
                 own = local(start).reshape(-1)
-                stored = [part.stored(parts[part.suffix], own.numel()) for part in keep.parts]
-                keep.store(stored, own)
+                stored = [part.stored(parts[part.suffix], own.numel()) for part in storage.parts]
+                storage.store(stored, own)
             for suffix, part in parts.items():
                 self.state[param][name + suffix] = part
 
-    def _fit_state(self, param: Tensor, group: dict[str, Any], kept: Kept) -> None:
+    def _ensure_layout(self, param: Tensor, group: dict[str, Any], layout: StateLayout) -> None:
         """Hold the state of a parameter, if it has any, to what is kept of it."""
         state = self.state.get(param)
-        if state and not fits(state, param, kept):
+        if state and not matches(state, param, layout):
             try:
-                self.state[param] = conformed(state, param, kept, group["block_size"])
+                self.state[param] = converted(state, param, layout, group["block_size"])
             except ValueError as error:
                 raise ValueError(f"{self._name_of(param)}: {error}") from None
 
@@ -172,16 +172,16 @@ class ElementwiseOptimizer(ValidatedOptimizer):
         # Detached: a kernel compiled for plain tensors is compiled anew for those with a gradient.
         own, grad = local(param).detach(), local_grad(param).detach()
         numel = own.numel()
-        keep = storage(group["state_precision"], group["block_size"])
+        storage = storage_for(group["state_precision"], group["block_size"])
         state = self.state[param]
         stored = [
-            [part.stored(state[name + part.suffix], numel) for part in keep.parts]
+            [part.stored(state[name + part.suffix], numel) for part in storage.parts]
             for name in self.buffers
         ]
         if not (own.is_contiguous() and grad.is_contiguous()):
-            yield Piece(own, grad, stored, keep, group)
+            yield Piece(own, grad, stored, storage, group)
             return
-        whole = Piece(own.view(-1), grad.view(-1), stored, keep, group)
+        whole = Piece(own.view(-1), grad.view(-1), stored, storage, group)
         multiple = 2 * group["block_size"]  # whole blocks, and whole bytes of 4-bit codes
         size = max(1, (limit or piece_limit(own.device)) // multiple) * multiple
         for start in range(0, numel, size):
@@ -218,8 +218,8 @@ class ElementwiseOptimizer(ValidatedOptimizer):
         def restore(_: Optimizer) -> None:
             for index, param, state in loaded:
                 group = self.param_groups[index]
-                kept = self._kept(group)
-                self.state[param] = conformed(state, param, kept, group["block_size"])
+                layout = self._state_layout(group)
+                self.state[param] = converted(state, param, layout, group["block_size"])
 
         before = self.register_load_state_dict_pre_hook(take_states)
         after = self.register_load_state_dict_post_hook(restore, prepend=True)
@@ -246,16 +246,16 @@ class ElementwiseOptimizer(ValidatedOptimizer):
         for index, (own, saved) in enumerate(
             zip(self.param_groups, given["param_groups"], strict=True)
         ):
-            group = self._complete(saved | {"params": own["params"]})
-            self._check(group)
+            group = self._with_legacy_defaults(saved | {"params": own["params"]})
+            self._check_arguments(group)
             self._check_params(group)
-            kept = self._kept(group)
+            layout = self._state_layout(group)
             for key, param in zip(saved["params"], own["params"], strict=True):
                 state = given["state"].get(key)
                 if not state:
                     continue
                 try:
-                    check_state(state, param, kept, group["block_size"])
+                    check_state(state, param, layout, group["block_size"])
                 except ValueError as error:
                     raise ValueError(f"{self._name_of(param)}: {error}") from None
                 yield index, param, state

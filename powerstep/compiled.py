@@ -51,21 +51,21 @@ class Variant:
     threads: int
 
 
-PRECISIONS = ("fp32", "bf16", "int8")
-PARAM_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+KERNEL_PRECISIONS = ("fp32", "bf16", "int8")
+KERNEL_PARAM_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MIN_ROW = 32  # of shorter rows, a kernel would spend its time between them
 
 Kernel = Callable[..., None]
 
 
-def transform_of(beta: float) -> str:
+def transform_name(beta: float) -> str:
     """Name the way in which a kernel computes Φ_β."""
     if beta in (0, 1):
         return "identity" if beta else "sign"
     return "fast" if beta <= MAX_BETA else "power"
 
 
-def row_of(group: dict[str, Any]) -> int:
+def row_length(group: dict[str, Any]) -> int:
     """Return the elements of a row: a block where each has a scale."""
     return group["block_size"] if group["state_precision"] == "int8" else ROW
 
@@ -90,7 +90,7 @@ def kernel_numbers(group: dict[str, Any], device: torch.device) -> Tensor:
     )
     # A tensor stays on its device: to read it here would be to wait for the device.
     numbers[0], numbers[2] = lr, decay
-    row = row_of(group) if device.type == "cpu" else 1
+    row = row_length(group) if device.type == "cpu" else 1
     return numbers.unsqueeze(1).expand(-1, row).contiguous()
 
 
@@ -106,11 +106,11 @@ def step_rows(piece: Piece, numbers: Tensor) -> int:
     """
     param, grad, group = piece.param, piece.grad, piece.group
     precision = group["state_precision"]
-    row = row_of(group)
+    row = row_length(group)
     count = piece.numel // row
     is_covered = (
-        precision in PRECISIONS
-        and param.dtype in PARAM_DTYPES
+        precision in KERNEL_PRECISIONS
+        and param.dtype in KERNEL_PARAM_DTYPES
         and param.ndim == 1
         and row >= MIN_ROW
         and count >= 2  # a dimension of size 1 is a kernel of its own to torch.compile
@@ -125,7 +125,7 @@ def step_rows(piece: Piece, numbers: Tensor) -> int:
             grad_dtype=grad.dtype,
             precision=precision,
             row=row,
-            transform=transform_of(group["beta"]),
+            transform=transform_name(group["beta"]),
             maximize=group["maximize"],
             stochastic=stochastic,
             threads=torch.get_num_threads(),
@@ -157,11 +157,11 @@ def kernel(variant: Variant) -> Kernel | None:
     bf16; for int8 its codes in fp32, and its scales, shape (n,).
     """
     options = {name: OPTIONS[name] for name in OPTIONS if name in torch._inductor.list_options()}
-    compiled = torch.compile(_definition(variant), fullgraph=True, options=options)
+    compiled = torch.compile(_kernel_function(variant), fullgraph=True, options=options)
     try:
         # The variants share one definition, and each counts against its limit.
         with torch._dynamo.config.patch(recompile_limit=1000):
-            compiled(*_example(variant))
+            compiled(*_example_arguments(variant))
     except Exception as error:  # whatever a compiler does not like, the eager path does
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         warnings.warn(
@@ -173,7 +173,7 @@ def kernel(variant: Variant) -> Kernel | None:
     return compiled
 
 
-def _definition(variant: Variant) -> Kernel:
+def _kernel_function(variant: Variant) -> Kernel:
     precision, maximize, stochastic = variant.precision, variant.maximize, variant.stochastic
     transform = variant.transform
 
@@ -209,7 +209,7 @@ def _definition(variant: Variant) -> Kernel:
     return powerstep_rows
 
 
-def _example(variant: Variant) -> list[Tensor | None]:
+def _example_arguments(variant: Variant) -> list[Tensor | None]:
     """Make arguments whose number of rows is marked as one that varies."""
     shape = (64, variant.row)
 

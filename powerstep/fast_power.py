@@ -53,8 +53,8 @@ def fast_signed_power(x: Tensor, coefficients: Tensor) -> Tensor:
     high = exponent * coefficients[0]  # exactly, see power_coefficients
     k = torch.round(high)
     f = exponent * coefficients[1] + (high - k)
-    of_f, of_z = coefficients[2 : 3 + F_DEGREE], coefficients[3 + F_DEGREE :]
-    result = (_polynomial(of_f, f) * _polynomial(of_z, z)).view(torch.int32)
+    f_coefficients, z_coefficients = coefficients[2 : 3 + F_DEGREE], coefficients[3 + F_DEGREE :]
+    result = (_polynomial(f_coefficients, f) * _polynomial(z_coefficients, z)).view(torch.int32)
     result = result + (k * 2.0**MANTISSA_BITS).to(torch.int32)
     # Zeros, infinities and NaN are their own powers. `bits` is not negative, so that the sum wraps
     # round for all but 0, and one comparison tells 0 < bits < INFINITY.

@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 from powerstep.dtensors import is_dtensor, local, placements_like
-from powerstep.state import Blockwise, Full, Kept, Part, new_part, part_shapes
+from powerstep.state import Blockwise, Full, Part, StateLayout, Storage, new_part, part_shapes
 
 State = Mapping[str, Any]  # of one parameter, as in Optimizer.state
 
 
-def fits(state: State, param: Tensor, kept: Kept) -> bool:
+def matches(state: State, param: Tensor, layout: StateLayout) -> bool:
     """Tell whether a step can take the state as it is. Quick, since every step asks."""
     device, is_sharded = param.device, is_dtensor(param)
-    for part in kept.storage.parts:
+    for part in layout.storage.parts:
         _, shape = part_shapes(param, part)
-        for buffer in kept.buffers:
+        for buffer in layout.buffers:
             stored = state.get(buffer + part.suffix)
             if not (
                 isinstance(stored, Tensor)
@@ -34,46 +34,46 @@ def fits(state: State, param: Tensor, kept: Kept) -> bool:
                 and is_dtensor(stored) == is_sharded
             ):
                 return False
-    return not kept.counts_steps or isinstance(state.get("step"), Tensor)
+    return not layout.counts_steps or isinstance(state.get("step"), Tensor)
 
 
-def check_state(state: State, param: Tensor, kept: Kept, block_size: int) -> None:
-    """Refuse a state that `conformed` could not take; no tensor is copied.
+def check_state(state: State, param: Tensor, layout: StateLayout, block_size: int) -> None:
+    """Refuse a state that `converted` could not take; no tensor is copied.
 
     Args:
         state: of one parameter.
         param: the parameter.
-        kept: what the optimizer keeps of it.
+        layout: what the optimizer keeps of it.
         block_size: elements that share a scale where the state is quantised.
 
     Raises:
         ValueError: a part is missing, or has another shape, kind of dtype or placement.
     """
-    for buffer in kept.buffers:
-        _storage_of(state, buffer, param, kept, block_size)
-    if kept.counts_steps:
+    for buffer in layout.buffers:
+        _storage_of(state, buffer, param, layout, block_size)
+    if layout.counts_steps:
         _check_count(state)
 
 
 @torch.no_grad()
-def conformed(state: State, param: Tensor, kept: Kept, block_size: int) -> dict[str, Any]:
+def converted(state: State, param: Tensor, layout: StateLayout, block_size: int) -> dict[str, Any]:
     """Return a copy of the state as the optimizer keeps it: cast, quantised anew, on its device.
 
     The arguments and errors are those of `check_state`. What the optimizer does not know is copied.
     """
-    check_state(state, param, kept, block_size)
+    check_state(state, param, layout, block_size)
     known: dict[str, Any] = {}
-    if kept.counts_steps:
+    if layout.counts_steps:
         known["step"] = torch.tensor(float(state["step"]), dtype=torch.float32, device="cpu")
-    for buffer in kept.buffers:
-        storage = _storage_of(state, buffer, param, kept, block_size)
+    for buffer in layout.buffers:
+        storage = _storage_of(state, buffer, param, layout, block_size)
         parts = [_copy(state[buffer + part.suffix], param, part) for part in storage.parts]
-        if storage.parts != kept.storage.parts:
-            parts = _stored_anew(parts, storage, param, kept)
-        for part, stored in zip(kept.storage.parts, parts, strict=True):
+        if storage.parts != layout.storage.parts:
+            parts = _stored_anew(parts, storage, param, layout)
+        for part, stored in zip(layout.storage.parts, parts, strict=True):
             known[buffer + part.suffix] = stored
     suffixes = ("", "_codes", "_scales")
-    replaced = {buffer + suffix for buffer in kept.buffers for suffix in suffixes}
+    replaced = {buffer + suffix for buffer in layout.buffers for suffix in suffixes}
     others = {key: value for key, value in state.items() if key not in replaced | known.keys()}
     return known | {
         key: value.to(param.device, copy=True)
@@ -84,20 +84,20 @@ def conformed(state: State, param: Tensor, kept: Kept, block_size: int) -> dict[
 
 
 def _storage_of(
-    state: State, buffer: str, param: Tensor, kept: Kept, block_size: int
-) -> Full | Blockwise:
-    """Return how a buffer is stored in `state`, which need not be how it is kept."""
+    state: State, buffer: str, param: Tensor, layout: StateLayout, block_size: int
+) -> Storage:
+    """Return how a buffer is stored in `state`, which need not be how it is layout."""
 
     def has(*suffixes: str) -> bool:
         return all(isinstance(state.get(buffer + suffix), Tensor) for suffix in suffixes)
 
-    storage: Full | Blockwise
-    if has("_codes", "_scales") and not (has("") and isinstance(kept.storage, Full)):
+    storage: Storage
+    if has("_codes", "_scales") and not (has("") and isinstance(layout.storage, Full)):
         storage = Blockwise(4 if state[buffer + "_codes"].dtype == torch.uint8 else 8, block_size)
     elif has(""):
         storage = Full(state[buffer].dtype)
     else:
-        wanted = " and ".join(buffer + part.suffix for part in kept.storage.parts)
+        wanted = " and ".join(buffer + part.suffix for part in layout.storage.parts)
         raise ValueError(
             f"the state has {', '.join(map(str, state)) or 'nothing'}, but it must have"
             f" {wanted}: it is another optimizer's, or a part of it is missing"
@@ -149,14 +149,14 @@ def _copy(stored: Tensor, param: Tensor, part: Part) -> Tensor:
 
 
 def _stored_anew(
-    parts: Sequence[Tensor], storage: Full | Blockwise, param: Tensor, kept: Kept
+    parts: Sequence[Tensor], storage: Storage, param: Tensor, layout: StateLayout
 ) -> list[Tensor]:
-    """Return the parts in which `kept` stores what `parts` are, as stored by `storage`."""
+    """Return the parts in which `layout` stores what `parts` are, as stored by `storage`."""
     numel = local(param).numel()
-    anew = [new_part(param, part) for part in kept.storage.parts]
+    anew = [new_part(param, part) for part in layout.storage.parts]
     before, after = (
         [part.stored(tensor, numel) for part, tensor in zip(way.parts, tensors, strict=True)]
-        for way, tensors in ((storage, parts), (kept.storage, anew))
+        for way, tensors in ((storage, parts), (layout.storage, anew))
     )
-    kept.storage.store(after, storage.load(before, numel))
+    layout.storage.store(after, storage.load(before, numel))
     return anew

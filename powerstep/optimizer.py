@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from powerstep import compiled as compiling
 from powerstep.arguments import ArgumentRule, between, one_of
 from powerstep.base import ElementwiseOptimizer
+from powerstep.compiled import kernel_numbers, step_rows
 from powerstep.dtensors import local
 from powerstep.functional import foreach_powerstep_, powerstep_
 from powerstep.pieces import Piece, Work, piece_limit
@@ -68,7 +68,7 @@ class PowerStep(ElementwiseOptimizer):
         "foreach": one_of(None, True, False),
         "compiled": one_of(None, True, False),
     }
-    added: ClassVar[dict[str, Any]] = {"foreach": None, "compiled": None}
+    legacy_defaults: ClassVar[dict[str, Any]] = {"foreach": None, "compiled": None}
 
     def __init__(
         self,
@@ -100,8 +100,8 @@ class PowerStep(ElementwiseOptimizer):
         super().__init__(params, defaults)
 
     @classmethod
-    def _check(cls, values: dict[str, Any]) -> None:
-        super()._check(values)
+    def _check_arguments(cls, values: dict[str, Any]) -> None:
+        super()._check_arguments(values)
         if values["foreach"] and values["compiled"]:
             raise ValueError("foreach and compiled are both True, but only one can be")
 
@@ -136,14 +136,14 @@ class PowerStep(ElementwiseOptimizer):
                 continue
             device = local(param).device
             if device not in numbers:
-                numbers[device] = compiling.kernel_numbers(group, device)
+                numbers[device] = kernel_numbers(group, device)
             # These need no temporaries, which pieces would keep small.
             is_lean = group["state_precision"] in ("fp32", "bf16") and not (
                 group["stochastic_rounding"] and param.dtype == torch.bfloat16
             )
             limit = max(1, local(param).numel()) if is_lean else None
             for piece in self._pieces(param, group, limit):
-                done = compiling.step_rows(piece, numbers[device])
+                done = step_rows(piece, numbers[device])
                 if done < piece.numel:
                     self._step_piece(piece.cut(done, piece.numel), group, step=0)
 
@@ -159,12 +159,12 @@ class PowerStep(ElementwiseOptimizer):
                 )
                 size = sum(other.numel for other, _ in batch) + piece.numel
                 if not is_alike or size > piece_limit(work.theta.device):
-                    _finish(batch, group)
+                    _flush(batch, group)
                 batch.append((piece, work))
-        _finish(batch, group)
+        _flush(batch, group)
 
 
-def _finish(batch: list[tuple[Piece, Work]], group: dict[str, Any]) -> None:
+def _flush(batch: list[tuple[Piece, Work]], group: dict[str, Any]) -> None:
     """Take the steps of a batch, and empty it."""
     if batch:
         foreach_powerstep_(

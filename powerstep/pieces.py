@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from powerstep.rounding import stochastic_round_
-from powerstep.state import Blockwise, Full
+from powerstep.state import Storage
 
 
 def piece_limit(device: torch.device) -> int:
@@ -40,14 +40,14 @@ class Piece(NamedTuple):
         param: any shape and floating dtype.
         grad: the shape of `param`.
         stored: for each buffer its parts, flat.
-        keep: how buffers are stored.
+        storage: how buffers are stored.
         group: the parameter group.
     """
 
     param: Tensor
     grad: Tensor
     stored: Sequence[Sequence[Tensor]]
-    keep: Full | Blockwise
+    storage: Storage
     group: dict[str, Any]
 
     @property
@@ -62,11 +62,11 @@ class Piece(NamedTuple):
         stored = [
             [
                 tensor[start // part.span : -(-end // part.span)]
-                for tensor, part in zip(parts, self.keep.parts, strict=True)
+                for tensor, part in zip(parts, self.storage.parts, strict=True)
             ]
             for parts in self.stored
         ]
-        return Piece(self.param[start:end], self.grad[start:end], stored, self.keep, self.group)
+        return Piece(self.param[start:end], self.grad[start:end], stored, self.storage, self.group)
 
     def load(self) -> Work:
         """Return θ, g and the buffers to compute with; what is in fp32 already, itself."""
@@ -74,7 +74,9 @@ class Piece(NamedTuple):
         return Work(
             theta=param if param.dtype in (torch.float32, torch.float64) else param.float(),
             grad=-grad if self.group["maximize"] else grad,
-            buffers=[self.keep.load(parts, self.numel).view(param.shape) for parts in self.stored],
+            buffers=[
+                self.storage.load(parts, self.numel).view(param.shape) for parts in self.stored
+            ],
         )
 
     def store(self, work: Work) -> None:
@@ -84,6 +86,6 @@ class Piece(NamedTuple):
                 stochastic_round_(self.param, work.theta)
             else:
                 self.param.copy_(work.theta)
-        if not self.keep.in_place:
+        if not self.storage.in_place:
             for parts, buffer in zip(self.stored, work.buffers, strict=True):
-                self.keep.store(parts, buffer.view(-1))
+                self.storage.store(parts, buffer.view(-1))

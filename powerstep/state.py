@@ -88,7 +88,10 @@ class Blockwise:
         stored[1].copy_(scales)
 
 
-def storage(precision: str, block_size: int) -> Full | Blockwise:
+Storage = Full | Blockwise
+
+
+def storage_for(precision: str, block_size: int) -> Storage:
     """Return the way of keeping that `precision` names.
 
     Raises:
@@ -105,7 +108,7 @@ def storage(precision: str, block_size: int) -> Full | Blockwise:
     return Blockwise(bits=int(precision.removeprefix("int")), block_size=block_size)
 
 
-class Kept(NamedTuple):
+class StateLayout(NamedTuple):
     """What an optimizer keeps of a parameter between steps.
 
     Attributes:
@@ -115,7 +118,7 @@ class Kept(NamedTuple):
     """
 
     buffers: tuple[str, ...]
-    storage: Full | Blockwise
+    storage: Storage
     counts_steps: bool
 
 
@@ -152,7 +155,7 @@ def part_shapes(param: Tensor, part: Part) -> tuple[tuple[int, ...], tuple[int, 
 
 
 def new_part(param: Tensor, part: Part) -> Tensor:
-    """Return the zeros in which a part of a buffer of `param` is kept."""
+    """Return the zeros in which a part of a buffer of `param` is layout."""
     if part.span == 1:
         return torch.zeros_like(param, dtype=part.dtype, memory_format=torch.contiguous_format)
     own_shape, shape = part_shapes(param, part)

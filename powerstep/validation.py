@@ -20,7 +20,7 @@ class ValidatedOptimizer(Optimizer):
 
     rules: ClassVar[dict[str, ArgumentRule]]
     # Values of arguments that an older state_dict or pickle does not have.
-    added: ClassVar[dict[str, Any]] = {}
+    legacy_defaults: ClassVar[dict[str, Any]] = {}
 
     common_rules: ClassVar[dict[str, ArgumentRule]] = {
         "lr": learning_rate(),
@@ -40,7 +40,7 @@ class ValidatedOptimizer(Optimizer):
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         defaults = self.common_defaults | defaults
-        self._check(defaults)
+        self._check_arguments(defaults)
         if "gamma" in self.rules:
             defaults["momentum"] = defaults["gamma"]  # see _adopt_momentum
         super().__init__(params, defaults)
@@ -58,16 +58,16 @@ class ValidatedOptimizer(Optimizer):
         if "gamma" in self.rules:
             del group["momentum"]  # of the defaults
         try:
-            self._check(group)
+            self._check_arguments(group)
             self._check_params(group)
         except ValueError:
             self.param_groups.pop()
             raise
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        groups = [self._complete(group) for group in state["param_groups"]]
+        groups = [self._with_legacy_defaults(group) for group in state["param_groups"]]
         for group in groups:
-            self._check(group)
+            self._check_arguments(group)
             self._check_params(group)
         super().__setstate__(state | {"param_groups": groups})
         if "gamma" in self.rules:
@@ -83,9 +83,9 @@ class ValidatedOptimizer(Optimizer):
                     return f"parameter {place} of group {index}"
         raise KeyError("the optimizer does not have this parameter")
 
-    def _complete(self, group: dict[str, Any]) -> dict[str, Any]:
+    def _with_legacy_defaults(self, group: dict[str, Any]) -> dict[str, Any]:
         """Return a group from elsewhere with the values that older versions did not have."""
-        defaults = self.common_defaults | self.added
+        defaults = self.common_defaults | self.legacy_defaults
         missing = {name: value for name, value in defaults.items() if name not in group}
         group = group | missing
         self._adopt_momentum(group)
@@ -101,7 +101,7 @@ class ValidatedOptimizer(Optimizer):
             group["gamma"] = group.pop("momentum")
 
     @classmethod
-    def _check(cls, values: dict[str, Any]) -> None:
+    def _check_arguments(cls, values: dict[str, Any]) -> None:
         """Refuse values that break a rule."""
         for name, rule in (cls.common_rules | cls.rules).items():
             if name not in values:

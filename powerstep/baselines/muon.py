@@ -13,7 +13,7 @@ from powerstep.base import ElementwiseOptimizer
 from powerstep.functional import adamw_
 from powerstep.optimizer import PowerStep
 from powerstep.pieces import Work
-from powerstep.state import Full, Kept
+from powerstep.state import Full, StateLayout
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
@@ -60,10 +60,10 @@ class _MuonOnMatrices(ElementwiseOptimizer):
         "stacked": whole_number(1)
     }
 
-    def _kept(self, group: dict[str, Any]) -> Kept:
+    def _state_layout(self, group: dict[str, Any]) -> StateLayout:
         if group["is_matrix"]:
-            return Kept(("momentum",), Full(torch.float32), counts_steps=False)
-        return super()._kept(group)
+            return StateLayout(("momentum",), Full(torch.float32), counts_steps=False)
+        return super()._state_layout(group)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group that says whether its parameters are hidden matrices.
@@ -159,7 +159,7 @@ class MuonPowerStep(_MuonOnMatrices, PowerStep):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(
-            _groups(named_parameters, type(self).__name__), lr, gamma, beta, weight_decay
+            _param_groups(named_parameters, type(self).__name__), lr, gamma, beta, weight_decay
         )
 
 
@@ -191,7 +191,7 @@ class MuonAdamW(_MuonOnMatrices):
         weight_decay: float = 0.0,
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(_groups(named_parameters, type(self).__name__), defaults)
+        super().__init__(_param_groups(named_parameters, type(self).__name__), defaults)
 
     def _update(self, work: Work, group: dict[str, Any], step: int | Tensor) -> None:
         theta, grad, (exp_avg, exp_avg_sq) = work
@@ -208,7 +208,7 @@ class MuonAdamW(_MuonOnMatrices):
         )
 
 
-def _groups(named_parameters: NamedParameters, optimizer: str) -> list[dict[str, Any]]:
+def _param_groups(named_parameters: NamedParameters, optimizer: str) -> list[dict[str, Any]]:
     """Return hidden matrices, stacks of two, other matrices, and vectors, if there are any."""
     matrices, pairs, others, vectors = [], [], [], []
     for named in named_parameters:

@@ -73,7 +73,7 @@ class Stacey(ElementwiseOptimizer):
         }
         super().__init__(params, defaults)
 
-    def _start(self, param: Tensor, name: str, group: dict[str, Any]) -> Tensor | None:
+    def _initial_value(self, param: Tensor, name: str, group: dict[str, Any]) -> Tensor | None:
         return param if name == "dual" and not group["dual_in_direction"] else None
 
     def _update(self, work: Work, group: dict[str, Any], step: int | Tensor) -> None:
