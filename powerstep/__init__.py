@@ -1,4 +1,4 @@
-"""PowerStep (arXiv:2605.10335): a memory-light optimizer for PyTorch.
+"""PowerStep (arXiv:2605.10335): a memory-efficient optimizer for PyTorch.
 
 Example:
     ```python

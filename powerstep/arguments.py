@@ -1,4 +1,4 @@
-"""Rules that the arguments of an optimizer are held to."""
+"""Rules that validate the arguments of an optimizer."""
 
 from collections.abc import Callable
 from numbers import Integral
@@ -8,31 +8,31 @@ from torch import Tensor
 
 
 class ArgumentRule(NamedTuple):
-    """What an argument of an optimizer must be.
+    """A requirement on one argument of an optimizer.
 
     Attributes:
-        test: whether a value is accepted; may raise for values of another type.
-        requirement: the words for it, which follow "must be".
+        test: returns whether a value is valid; may raise for values of an unexpected type.
+        requirement: the text that follows "it must be" in error messages.
     """
 
     test: Callable[[Any], bool]
     requirement: str
 
     def accepts(self, value: Any) -> bool:
-        """Tell whether a value keeps the rule."""
+        """Return whether a value is valid."""
         try:
             return self.test(value)
-        except (TypeError, ValueError, RuntimeError):  # of a value that is no number, or several
+        except (TypeError, ValueError, RuntimeError):  # e.g. a string, or several numbers
             return False
 
 
 def at_least(bound: float) -> ArgumentRule:
-    """Accept numbers from `bound` on."""
+    """Accept numbers ≥ `bound`."""
     return ArgumentRule(lambda value: bool(value >= bound), f"at least {bound}")
 
 
 def whole_number(bound: int) -> ArgumentRule:
-    """Accept integers from `bound` on."""
+    """Accept integers ≥ `bound`."""
     return ArgumentRule(
         lambda value: isinstance(value, Integral) and value >= bound,
         f"a whole number, at least {bound}",
@@ -45,7 +45,7 @@ def between(low: float, high: float) -> ArgumentRule:
 
 
 def learning_rate() -> ArgumentRule:
-    """Accept numbers and one-element tensors from 0 on."""
+    """Accept numbers and one-element tensors ≥ 0."""
     return ArgumentRule(
         lambda value: (not isinstance(value, Tensor) or value.numel() == 1) and bool(value >= 0),
         "a number or a tensor of one element, at least 0",
@@ -61,5 +61,5 @@ def betas() -> ArgumentRule:
 
 
 def one_of(*values: Any) -> ArgumentRule:
-    """Accept these values alone."""
+    """Accept only these values."""
     return ArgumentRule(lambda value: value in values, f"one of {', '.join(map(str, values))}")

@@ -1,4 +1,4 @@
-"""What all optimizers of this library share: everything but the formula."""
+"""The base class of all optimizers of this library: everything except the update formula."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
@@ -15,30 +15,31 @@ from powerstep.validation import ValidatedOptimizer
 
 
 class ElementwiseOptimizer(ValidatedOptimizer):
-    """Base of optimizers that update each element from its own gradient and state alone.
+    """Base class of optimizers that update each element from its own gradient and state only.
 
-    A subclass names its buffers, gives a rule for each of its arguments and defines `_update`.
-    This class keeps the buffers in the precision asked for, does the arithmetic in fp32 whatever
-    the dtype of the parameters, works on the local shards of DTensors, and leaves gradients as they
-    are. Of fp64 parameters, θ itself is updated in fp64.
+    A subclass names its buffers in `buffers`, defines a rule for each of its arguments in `rules`,
+    and implements `_update`. This class stores the buffers in the requested precision, computes in
+    fp32 for every parameter dtype, handles the local shards of DTensors, and does not modify
+    gradients. For fp64 parameters, θ itself is updated in fp64.
     """
 
     buffers: ClassVar[tuple[str, ...]]
     counts_steps: ClassVar[bool] = False
 
     def _update(self, work: Work, group: dict[str, Any], step: int | Tensor) -> None:
-        """Take one step on tensors of one shape, in place.
+        """Update a parameter and its buffers in place.
 
         Args:
             work: the parameter or a piece of it, its gradient, and its buffers in the order of the
-                class attribute `buffers`.
+                class attribute `buffers`; all of one shape.
             group: the parameter group, with the values of all arguments.
-            step: counts from 1; a tensor of no dimensions where torch.compile traces it.
+            step: the step number, counted from 1, or 0 if the class does not count steps. Under
+                torch.compile it is a 0-dimensional fp64 tensor.
         """
         raise NotImplementedError
 
     def _initial_value(self, param: Tensor, name: str, group: dict[str, Any]) -> Tensor | None:
-        """Return what a buffer starts from, or None for zeros."""
+        """Return the initial value of a buffer, or None for zeros."""
         return None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -50,38 +51,38 @@ class ElementwiseOptimizer(ValidatedOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any | None:
-        """Take one step on every parameter that has a gradient.
+        """Update every parameter that has a gradient.
 
         Args:
-            closure: recomputes the loss and its gradients.
+            closure: recomputes the loss and the gradients.
 
         Returns:
-            What `closure` returned, or None without one.
+            The return value of `closure`, or None without a closure.
 
         Raises:
             RuntimeError: a gradient is sparse.
-            ValueError: a gradient or the state of a parameter no longer has its shape.
+            ValueError: the shape of a gradient or of a state differs from its parameter's.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        # All groups first: what is refused is refused before any parameter has moved.
+        # Check all groups first, so that an error leaves every parameter unchanged.
         ready: list[list[Tensor]] = [[] for _ in self.param_groups]
         for index, params in enumerate(ready):
             self._adopt_momentum(self.param_groups[index])
             self._init_group(index, params)
         for group, params in zip(self.param_groups, ready, strict=True):
-            if isinstance(group["lr"], Tensor):  # of one element, in any number of dimensions
+            if isinstance(group["lr"], Tensor):  # one element, any number of dimensions
                 group = group | {"lr": group["lr"].squeeze()}
             self._step_group(params, group)
         return loss
 
     def _init_group(self, index: int, params: list[Tensor]) -> None:
-        """Append a group's parameters with gradients to `params`, and see to their state.
+        """Append a group's parameters with gradients to `params`, and initialise their state.
 
-        torch.compile runs a method of this name at once and leaves it out of its graph, which then
-        serves the first step too (torch._dynamo.variables.optimizer).
+        torch.compile calls a method of this name eagerly and leaves it out of the graph, so that
+        the first step uses the same graph as later ones (torch._dynamo.variables.optimizer).
         """
         group = self.param_groups[index]
         layout = self._state_layout(group)
@@ -97,7 +98,7 @@ class ElementwiseOptimizer(ValidatedOptimizer):
 
     def _check_grad(self, param: Tensor) -> None:
         if param.grad.layout != torch.strided:
-            raise RuntimeError(f"{type(self).__name__} does not take sparse gradients")
+            raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
         if param.grad.shape != param.shape:
             raise ValueError(
                 f"{self._name_of(param)}: its gradient has shape {tuple(param.grad.shape)}, but it"
@@ -109,7 +110,7 @@ class ElementwiseOptimizer(ValidatedOptimizer):
             self._step_param(param, group)
 
     def _step_param(self, param: Tensor, group: dict[str, Any]) -> None:
-        """Take the step of one parameter, piece by piece."""
+        """Update one parameter, piece by piece."""
         step = self._count(param)
         for piece in self._pieces(param, group):
             self._step_piece(piece, group, step)
@@ -120,17 +121,17 @@ class ElementwiseOptimizer(ValidatedOptimizer):
         piece.store(work)
 
     def _count(self, param: Tensor) -> int | Tensor:
-        """Return which step on `param` this is, and remember it."""
+        """Increment and return the step number of `param`; 0 if the class does not count steps."""
         if not self.counts_steps:
             return 0
-        # A tensor, as torch's own optimizers have it: checkpoints carry it as they carry the rest.
+        # The count is a tensor, as in torch's optimizers, so that checkpoints treat it like state.
         count = self.state[param]["step"]
         count += 1
-        # A number would be a constant of the compiled graph, and so another graph at each step.
+        # torch.compile would treat a number as a constant and recompile at each step.
         return count.double() if torch.compiler.is_compiling() else int(count)
 
     def _state_layout(self, group: dict[str, Any]) -> StateLayout:
-        """Return what is kept of each parameter of a group between steps."""
+        """Return the layout of the state of a group's parameters."""
         storage = storage_for(group["state_precision"], group["block_size"])
         return StateLayout(self.buffers, storage, self.counts_steps)
 
@@ -149,7 +150,7 @@ class ElementwiseOptimizer(ValidatedOptimizer):
                 self.state[param][name + suffix] = part
 
     def _ensure_layout(self, param: Tensor, group: dict[str, Any], layout: StateLayout) -> None:
-        """Hold the state of a parameter, if it has any, to what is kept of it."""
+        """Convert the state of a parameter, if it has any, to the layout."""
         state = self.state.get(param)
         if state and not matches(state, param, layout):
             try:
@@ -160,16 +161,17 @@ class ElementwiseOptimizer(ValidatedOptimizer):
     def _pieces(
         self, param: Tensor, group: dict[str, Any], limit: int | None = None
     ) -> Iterator[Piece]:
-        """Cut a parameter, its gradient and its state into flat views.
+        """Split a parameter, its gradient and its state into flat views.
 
-        What cannot be viewed flat comes whole, and what is empty not at all.
+        If the parameter or its gradient is not contiguous, it is yielded whole, in its own shape.
+        An empty parameter yields nothing.
 
         Args:
-            param: with a gradient and state.
+            param: a parameter with a gradient and state.
             group: its parameter group.
-            limit: elements a piece, or None for `piece_limit` of the device.
+            limit: most elements per piece; None uses `piece_limit` of the device.
         """
-        # Detached: a kernel compiled for plain tensors is compiled anew for those with a gradient.
+        # Detach: a compiled kernel would be compiled again for tensors that require gradients.
         own, grad = local(param).detach(), local_grad(param).detach()
         numel = own.numel()
         storage = storage_for(group["state_precision"], group["block_size"])
@@ -182,34 +184,34 @@ class ElementwiseOptimizer(ValidatedOptimizer):
             yield Piece(own, grad, stored, storage, group)
             return
         whole = Piece(own.view(-1), grad.view(-1), stored, storage, group)
-        multiple = 2 * group["block_size"]  # whole blocks, and whole bytes of 4-bit codes
+        multiple = 2 * group["block_size"]  # whole blocks and whole bytes of 4-bit codes
         size = max(1, (limit or piece_limit(own.device)) // multiple) * multiple
         for start in range(0, numel, size):
             yield whole.cut(start, min(start + size, numel))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state as torch's optimizers do."""
+        """Return the state in the format of torch's optimizers."""
         for group in self.param_groups:
             self._adopt_momentum(group)
         return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state, each tensor in the precision that its group asks for.
+        """Load a state, and convert it to the precision of each parameter group.
 
         `Optimizer.load_state_dict` casts state to the dtype of its parameter, which would turn int8
-        codes into floats and round an fp32 momentum to bf16 (pytorch/pytorch#43706). So it is left
-        the groups alone.
+        codes into floats and round an fp32 momentum to bf16 (pytorch/pytorch#43706). It therefore
+        loads only the groups here.
 
         Raises:
-            ValueError: the state is another optimizer's or of other parameters, or a value of a
-                group breaks a rule. The optimizer is then as it was.
+            ValueError: the state belongs to another optimizer or to other parameters, or a group
+                has an invalid value. The optimizer is then unchanged.
         """
         loaded: list[tuple[int, Tensor, dict[str, Any]]] = []
 
         def take_states(_: Optimizer, given: dict[str, Any]) -> dict[str, Any] | None:
-            """Take what the caller's own hooks made of `state_dict`, if it can be loaded."""
+            """Check and remove the state of parameters, after the caller's own hooks have run."""
             if not self._has_groups_like(given["param_groups"]):
-                return None  # torch says so
+                return None  # torch raises the error
             loaded.extend(self._checked_states(given))
             ids = {index for group in given["param_groups"] for index in group["params"]}
             others = {key: value for key, value in given["state"].items() if key not in ids}
@@ -238,10 +240,10 @@ class ElementwiseOptimizer(ValidatedOptimizer):
     def _checked_states(
         self, given: dict[str, Any]
     ) -> Iterator[tuple[int, Tensor, dict[str, Any]]]:
-        """Yield the index of its group, the parameter and its state, of each that has one.
+        """Yield the group index, the parameter and its state for each parameter with state.
 
         Raises:
-            ValueError: as `load_state_dict`.
+            ValueError: as in `load_state_dict`.
         """
         for index, (own, saved) in enumerate(
             zip(self.param_groups, given["param_groups"], strict=True)

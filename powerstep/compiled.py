@@ -1,7 +1,8 @@
-"""The PowerStep update as one kernel, made by torch.compile from plain torch operations.
+"""The PowerStep update as a single kernel, compiled by torch.compile from torch operations.
 
-One kernel serves parameters of every shape: it sees them as rows, of which only the number varies.
-Numbers that change come in tensors, so that a change never recompiles.
+One kernel serves parameters of all shapes: they are passed as a matrix with a fixed row length and
+a dynamic number of rows. Hyperparameters are passed in a tensor, so that changing them never
+recompiles.
 """
 
 import functools
@@ -19,25 +20,25 @@ from powerstep.pieces import Piece
 from powerstep.quantization import max_code
 from powerstep.rounding import rounding_noise, stochastically_rounded
 
-ROW = 128  # elements; a power of two, so that no vector of the kernel is cut short
-# Multiplications and additions may be fused: quicker, and rounded once instead of twice.
+ROW = 128  # elements per row; a power of two, so that it is a whole number of SIMD vectors
+# Allow fused multiply-add, which is faster and rounds once instead of twice.
 OPTIONS = {"cpp.enable_floating_point_contract_flag": "fast"}
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What a kernel is specialised for.
+    """The properties that a kernel is specialised for.
 
     Attributes:
-        device: its type, as in `torch.device.type`.
-        param_dtype: of the parameter, fp32, bf16 or fp16.
-        grad_dtype: of the gradient.
-        precision: of the momentum.
-        row: elements a row; the block size of an int8 momentum.
-        transform: "sign" of β = 0, "identity" of 1, "fast" or "power" of what lies between.
-        maximize: whether the gradient's sign is changed.
+        device: device type, as in `torch.device.type`.
+        param_dtype: dtype of the parameter: fp32, bf16 or fp16.
+        grad_dtype: dtype of the gradient.
+        precision: precision of the stored momentum: "fp32", "bf16" or "int8".
+        row: elements per row; for an int8 momentum the block size.
+        transform: how Φ_β is computed, see `transform_name`.
+        maximize: whether the gradient is negated.
         stochastic: whether the parameter is rounded stochastically.
-        threads: of torch, which the kernel is made for.
+        threads: number of torch threads that the kernel is compiled for.
     """
 
     device: str
@@ -53,33 +54,33 @@ class Variant:
 
 KERNEL_PRECISIONS = ("fp32", "bf16", "int8")
 KERNEL_PARAM_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-MIN_ROW = 32  # of shorter rows, a kernel would spend its time between them
+MIN_ROW = 32  # elements; with shorter rows the overhead per row dominates
 
 Kernel = Callable[..., None]
 
 
 def transform_name(beta: float) -> str:
-    """Name the way in which a kernel computes Φ_β."""
+    """Return how a kernel computes Φ_β: "sign" (β = 0), "identity" (β = 1), "fast" or "power"."""
     if beta in (0, 1):
         return "identity" if beta else "sign"
     return "fast" if beta <= MAX_BETA else "power"
 
 
 def row_length(group: dict[str, Any]) -> int:
-    """Return the elements of a row: a block where each has a scale."""
+    """Return the elements per row: the block size for an int8 momentum, else ROW."""
     return group["block_size"] if group["state_precision"] == "int8" else ROW
 
 
 def kernel_numbers(group: dict[str, Any], device: torch.device) -> Tensor:
-    """Return what a kernel reads: η, γ, 1 - ηλ, β, and what the fast power function needs of β.
+    """Return the numbers that a kernel reads: η, γ, 1 - η·λ, β, and `power_coefficients(β)`.
 
     Args:
-        group: the parameter group, with lr a number or a tensor of no dimensions.
-        device: of the parameters.
+        group: the parameter group; its lr is a number or a 0-dimensional tensor.
+        device: the device of the parameters.
 
     Returns:
-        fp32, shape (count, row) on a CPU, else (count, 1). The instructions of a CPU read a vector
-        from memory along with their arithmetic, but have to spread a single number first.
+        fp32, shape (count, row) on a CPU, else (count, 1). Each number fills a row on a CPU because
+        SIMD instructions can load a vector for free, but must broadcast a scalar first.
     """
     lr, beta = group["lr"], group["beta"]
     decay = 1 - lr * group["weight_decay"]
@@ -88,21 +89,21 @@ def kernel_numbers(group: dict[str, Any], device: torch.device) -> Tensor:
         dtype=torch.float32,
         device=device,
     )
-    # A tensor stays on its device: to read it here would be to wait for the device.
+    # Assign a tensor lr on its device: reading its value would synchronise with the device.
     numbers[0], numbers[2] = lr, decay
     row = row_length(group) if device.type == "cpu" else 1
     return numbers.unsqueeze(1).expand(-1, row).contiguous()
 
 
 def step_rows(piece: Piece, numbers: Tensor) -> int:
-    """Take the step of a piece's whole rows, and return how many elements they have.
+    """Update the complete rows of a piece with a kernel; return how many elements were updated.
 
     Args:
-        piece: of PowerStep.
-        numbers: of `kernel_numbers`.
+        piece: a piece of a parameter of PowerStep.
+        numbers: the result of `kernel_numbers`.
 
     Returns:
-        0 for a piece that no kernel is made for, or where none can be made.
+        The number of elements; 0 if the kernels do not support the piece or compiling fails.
     """
     param, grad, group = piece.param, piece.grad, piece.group
     precision = group["state_precision"]
@@ -113,7 +114,7 @@ def step_rows(piece: Piece, numbers: Tensor) -> int:
         and param.dtype in KERNEL_PARAM_DTYPES
         and param.ndim == 1
         and row >= MIN_ROW
-        and count >= 2  # a dimension of size 1 is a kernel of its own to torch.compile
+        and count >= 2  # torch.compile specialises on dimensions of size 1
     )
     if not is_covered:
         return 0
@@ -138,7 +139,7 @@ def step_rows(piece: Piece, numbers: Tensor) -> int:
     (stored,) = rows.stored
     noise = rounding_noise(param) if stochastic else None
     if precision == "int8":
-        # Codes are converted out here: a kernel for x86 would do it eight at a time, on the stack.
+        # Convert codes outside the kernel: on x86 it would convert eight at a time, via the stack.
         codes, scales = stored
         decoded = codes.view(count, row).float()
         run(param, grad, numbers, noise, decoded, scales)
@@ -150,23 +151,24 @@ def step_rows(piece: Piece, numbers: Tensor) -> int:
 
 @functools.cache
 def kernel(variant: Variant) -> Kernel | None:
-    """Compile a variant and try it out; None, with a warning, where that does not work.
+    """Compile the kernel of a variant and run it once; warn and return None if that fails.
 
-    The kernel takes rows, shape (n, row) with n ≥ 2: the parameter and its gradient; the numbers of
-    `kernel_numbers`; noise, int32, or None; then the momentum as stored: one tensor in fp32 or
-    bf16; for int8 its codes in fp32, and its scales, shape (n,).
+    The arguments of a kernel are: the parameter and its gradient, shape (n, row) with n ≥ 2; the
+    result of `kernel_numbers`; the rounding noise, int32, shape (n, row), or None; and the stored
+    momentum. An fp32 or bf16 momentum is one tensor, shape (n, row). An int8 momentum is its codes,
+    converted to fp32, shape (n, row), and its scales, shape (n,).
     """
     options = {name: OPTIONS[name] for name in OPTIONS if name in torch._inductor.list_options()}
     compiled = torch.compile(_kernel_function(variant), fullgraph=True, options=options)
     try:
-        # The variants share one definition, and each counts against its limit.
+        # All variants share one code object, and each counts towards its recompile limit.
         with torch._dynamo.config.patch(recompile_limit=1000):
             compiled(*_example_arguments(variant))
-    except Exception as error:  # whatever a compiler does not like, the eager path does
+    except Exception as error:  # compilers fail in many ways; the eager path always works
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         warnings.warn(
-            "PowerStep takes its eager path, which is slower, because torch.compile does not work"
-            f" here ({reason}); compiled=False silences this",
+            "PowerStep uses its slower eager path because torch.compile does not work here"
+            f" ({reason}); pass compiled=False to silence this warning",
             stacklevel=2,
         )
         return None
@@ -197,10 +199,10 @@ def _kernel_function(variant: Variant) -> Kernel:
         theta = param.float() * decay - lr * update
         param.copy_(stochastically_rounded(theta, noise) if stochastic else theta)
         if precision == "int8":
-            # As quantize_blockwise does it; one row is one block.
+            # The same as quantize_blockwise; one row is one block.
             scales = momentum.abs().amax(1)
             codes = (momentum / scales.unsqueeze(1) * max_code(8)).round()
-            # NaN is told by a comparison: a kernel for x86 does isnan one element at a time.
+            # Replace NaN by 0. On x86, a kernel would compute isnan one element at a time.
             stored[0].copy_(torch.where(codes == codes, codes, 0.0))
             stored[1].copy_(scales)
         else:
@@ -210,7 +212,7 @@ def _kernel_function(variant: Variant) -> Kernel:
 
 
 def _example_arguments(variant: Variant) -> list[Tensor | None]:
-    """Make arguments whose number of rows is marked as one that varies."""
+    """Return example arguments whose number of rows is marked as dynamic."""
     shape = (64, variant.row)
 
     def rows(dtype: torch.dtype) -> Tensor:

@@ -1,4 +1,4 @@
-"""Shards of DTensors. A tensor that is not a DTensor counts as one shard."""
+"""Shards of DTensors. Every other tensor counts as a single shard."""
 
 import math
 from collections.abc import Sequence
@@ -9,25 +9,25 @@ from torch import Tensor
 
 
 def is_dtensor(tensor: Tensor) -> bool:
-    """Tell DTensors from other tensors without importing torch.distributed."""
+    """Return whether a tensor is a DTensor, without importing torch.distributed."""
     return hasattr(tensor, "to_local")
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Return the shard of a DTensor that this process holds; another tensor as it is."""
+    """Return this process's shard of a DTensor; any other tensor unchanged."""
     return tensor.to_local() if is_dtensor(tensor) else tensor
 
 
 def local_grad(param: Tensor) -> Tensor:
-    """Return this process's shard of the gradient, laid out as its shard of the parameter."""
+    """Return this process's shard of the gradient, with the placements of the parameter."""
     grad = param.grad
     if is_dtensor(grad) and grad.placements != param.placements:
-        grad = grad.redistribute(placements=param.placements)  # tensor parallel may leave a Partial
+        grad = grad.redistribute(placements=param.placements)  # tensor parallelism may give Partial
     return local(grad)
 
 
 def shard_counts(param: Tensor) -> list[int]:
-    """Count the shards of each dimension; 1 each of a tensor that is not a DTensor."""
+    """Return the number of shards along each dimension; all 1 for a tensor that is no DTensor."""
     counts = [1] * param.ndim
     if is_dtensor(param):
         for size, placement in zip(param.device_mesh.shape, param.placements, strict=True):
@@ -38,17 +38,18 @@ def shard_counts(param: Tensor) -> list[int]:
 
 
 def placements_like(param: Tensor, ndim: int) -> list[Any]:
-    """Return the placements of a tensor of `ndim` dimensions that is sharded as `param` is."""
+    """Return the placements of `param` for a tensor of `ndim` dimensions."""
     from torch.distributed.tensor import Shard
 
-    return [  # of a flat part, what would be sharded otherwise is sharded over one process
+    # If a part is flat, the mesh dimensions that shard its other dimensions have a single process.
+    return [
         Shard(0) if getattr(placement, "dim", 0) >= ndim else placement
         for placement in param.placements
     ]
 
 
 def distribute(own: Tensor, param: Tensor, shape: Sequence[int]) -> Tensor:
-    """Make a DTensor of `shape` from each process's part, placed as `param` is."""
+    """Make a DTensor of global `shape` from local tensors, with the placements of `param`."""
     from torch.distributed.tensor import DTensor
 
     placements = placements_like(param, len(shape))

@@ -9,8 +9,8 @@ from torch import Tensor
 def signed_power(x: Tensor, beta: float) -> Tensor:
     """Return Φ_β(x) = sign(x)·|x|^β, elementwise (arXiv:2605.10335, Algorithm 1).
 
-    Φ_β(0) = 0 for every β, β = 0 included; Φ_0 is the sign and Φ_1 the identity, both exactly.
-    Φ_β(±inf) = ±inf for β > 0 and ±1 for β = 0; NaN stays NaN for every β.
+    Φ_β(0) = 0 for every β, including β = 0. Φ_0 is exactly the sign and Φ_1 exactly the identity.
+    Φ_β(±inf) = ±inf for β > 0 and ±1 for β = 0. Φ_β(NaN) = NaN for every β.
 
     Args:
         x: any shape, a floating dtype; left unmodified.
@@ -20,7 +20,7 @@ def signed_power(x: Tensor, beta: float) -> Tensor:
         A new tensor with the shape and dtype of `x`.
     """
     if beta == 0:
-        return torch.where(x == x, x.sign(), x)  # torch's sign of NaN is 0
+        return torch.where(x == x, x.sign(), x)  # torch.sign(NaN) is 0
     return x.abs().pow_(beta).copysign_(x)
 
 
@@ -39,15 +39,16 @@ def powerstep_(
         m ← γ·m + g
         θ ← θ - η·(Φ_β(m) + λ·θ)
 
-    The gradient enters the momentum with weight 1 and nothing is bias-corrected. The decay is
-    decoupled and acts on the old θ. This is the definition that the other paths are held to.
+    The gradient has weight 1 in the momentum, and there is no bias correction. The weight decay is
+    decoupled and uses the old θ. This function is the reference for the foreach and the compiled
+    paths.
 
     Args:
         param: θ, any shape, fp32 or fp64; updated in place.
         grad: g, the shape of `param`, a floating dtype; left unmodified.
         momentum: m, the shape of `param`, fp32; updated in place.
-        lr: η, the learning rate, a number or a tensor of no dimensions.
-        gamma: γ, the momentum's decay.
+        lr: η, the learning rate, a number or a 0-dimensional tensor.
+        gamma: γ, the decay factor of the momentum.
         beta: β, the exponent of Φ_β.
         weight_decay: λ.
     """
@@ -75,18 +76,18 @@ def adamw_(
         v ← β2·v + (1-β2)·g²
         θ ← (1-η·λ)·θ - η·m / (1-β1^t) / (√(v / (1-β2^t)) + ε)
 
-    The decay is multiplied by the learning rate, as `torch.optim.AdamW` does.
+    The weight decay is multiplied by the learning rate, as in `torch.optim.AdamW`.
 
     Args:
         param: θ, any shape, fp32 or fp64; updated in place.
         grad: g, the shape of `param`, fp32; left unmodified.
         exp_avg: m, the shape of `param`, fp32; updated in place.
         exp_avg_sq: v, the shape of `param`, fp32; updated in place.
-        lr: η, the learning rate, a number or a tensor of no dimensions.
+        lr: η, the learning rate, a number or a 0-dimensional tensor.
         betas: β1 and β2, each in [0, 1).
         eps: ε.
         weight_decay: λ, decoupled.
-        step: t, which counts from 1; a number or a tensor of no dimensions.
+        step: t, the step number, counted from 1; a number or a 0-dimensional tensor.
     """
     beta1, beta2 = betas
     exp_avg.lerp_(grad, 1 - beta1)
@@ -97,14 +98,14 @@ def adamw_(
 
 
 def step_along_(param: Tensor, update: Tensor, lr: float | Tensor) -> None:
-    """Take the step θ ← θ - η·u on `param`, in place.
+    """Subtract an update from `param` in place: θ ← θ - η·u.
 
     Args:
         param: θ, any shape, fp32 or fp64; updated in place.
         update: u, the shape of `param`, fp32; left unmodified.
-        lr: η, a number or a tensor of no dimensions. A tensor is never read, which would be to wait
-            for its device; nor is a number in a graph of torch.compile, which would be another
-            graph for each.
+        lr: η, a number or a 0-dimensional tensor. The value of a tensor is never read, because
+            that would synchronise with its device. Under torch.compile a number is not read either,
+            because each value would be compiled into a graph of its own.
     """
     if isinstance(lr, Tensor) or torch.compiler.is_compiling():
         param.sub_(update.to(param.dtype) * lr)
@@ -122,16 +123,16 @@ def foreach_powerstep_(
     beta: float,
     weight_decay: float,
 ) -> None:
-    """Do what `powerstep_` does to each of several tensors, in a few launches for all of them.
+    """Apply `powerstep_` to several tensors at once, with a few kernel launches for all of them.
 
     Args:
-        params: θ of each tensor; all fp32 or all fp64, on one device; updated in place.
-        grads: g of each; left unmodified.
-        momentums: m of each, fp32; updated in place.
-        lr: as of `powerstep_`.
-        gamma: as of `powerstep_`.
-        beta: as of `powerstep_`.
-        weight_decay: as of `powerstep_`.
+        params: the tensors θ; all fp32 or all fp64, on one device; updated in place.
+        grads: the gradients g, a floating dtype; left unmodified.
+        momentums: the momentums m, fp32; updated in place.
+        lr: as in `powerstep_`.
+        gamma: as in `powerstep_`.
+        beta: as in `powerstep_`.
+        weight_decay: as in `powerstep_`.
     """
     torch._foreach_mul_(momentums, gamma)
     torch._foreach_add_(momentums, grads)
@@ -141,7 +142,7 @@ def foreach_powerstep_(
         updates = torch._foreach_abs(momentums)
         torch._foreach_pow_(updates, beta)
         for update, momentum in zip(updates, momentums, strict=True):
-            update.copysign_(momentum)  # has no foreach kernel
+            update.copysign_(momentum)  # copysign_ has no foreach version
     if weight_decay:
         torch._foreach_mul_(params, 1 - lr * weight_decay)
     if isinstance(lr, Tensor):  # see step_along_

@@ -1,7 +1,7 @@
-"""State from elsewhere is held to what an optimizer keeps of a parameter.
+"""Checks a parameter's state against the optimizer's layout, and converts it.
 
-It comes from a state dict or a pickle. It is also no longer what it was where somebody replaced
-`param.data`, or changed the precision of a group.
+A state may differ from the layout if it was loaded from a state dict or a pickle, or if the user
+replaced `param.data` or changed the precision of a group.
 """
 
 import copy
@@ -15,11 +15,11 @@ from torch import Tensor
 from powerstep.dtensors import is_dtensor, local, placements_like
 from powerstep.state import Blockwise, Full, Part, StateLayout, Storage, new_part, part_shapes
 
-State = Mapping[str, Any]  # of one parameter, as in Optimizer.state
+State = Mapping[str, Any]  # the state of one parameter, as in Optimizer.state
 
 
 def matches(state: State, param: Tensor, layout: StateLayout) -> bool:
-    """Tell whether a step can take the state as it is. Quick, since every step asks."""
+    """Return whether a state has the layout. It must be quick: every step calls it."""
     device, is_sharded = param.device, is_dtensor(param)
     for part in layout.storage.parts:
         _, shape = part_shapes(param, part)
@@ -38,16 +38,16 @@ def matches(state: State, param: Tensor, layout: StateLayout) -> bool:
 
 
 def check_state(state: State, param: Tensor, layout: StateLayout, block_size: int) -> None:
-    """Refuse a state that `converted` could not take; no tensor is copied.
+    """Raise ValueError for a state that `converted` cannot convert. Copies no tensor.
 
     Args:
-        state: of one parameter.
+        state: the state of one parameter.
         param: the parameter.
-        layout: what the optimizer keeps of it.
-        block_size: elements that share a scale where the state is quantised.
+        layout: the layout that the optimizer uses.
+        block_size: number of elements that share a scale, if the state is quantised.
 
     Raises:
-        ValueError: a part is missing, or has another shape, kind of dtype or placement.
+        ValueError: a part is missing, or has a wrong shape, kind of dtype or placement.
     """
     for buffer in layout.buffers:
         _storage_of(state, buffer, param, layout, block_size)
@@ -57,9 +57,9 @@ def check_state(state: State, param: Tensor, layout: StateLayout, block_size: in
 
 @torch.no_grad()
 def converted(state: State, param: Tensor, layout: StateLayout, block_size: int) -> dict[str, Any]:
-    """Return a copy of the state as the optimizer keeps it: cast, quantised anew, on its device.
+    """Return a copy of a state in the layout: cast, requantised, and moved to the device.
 
-    The arguments and errors are those of `check_state`. What the optimizer does not know is copied.
+    The arguments and errors are those of `check_state`. Unknown entries are copied.
     """
     check_state(state, param, layout, block_size)
     known: dict[str, Any] = {}
@@ -86,7 +86,7 @@ def converted(state: State, param: Tensor, layout: StateLayout, block_size: int)
 def _storage_of(
     state: State, buffer: str, param: Tensor, layout: StateLayout, block_size: int
 ) -> Storage:
-    """Return how a buffer is stored in `state`, which need not be how it is layout."""
+    """Return how `state` stores a buffer, which may differ from the layout."""
 
     def has(*suffixes: str) -> bool:
         return all(isinstance(state.get(buffer + suffix), Tensor) for suffix in suffixes)
@@ -100,7 +100,7 @@ def _storage_of(
         wanted = " and ".join(buffer + part.suffix for part in layout.storage.parts)
         raise ValueError(
             f"the state has {', '.join(map(str, state)) or 'nothing'}, but it must have"
-            f" {wanted}: it is another optimizer's, or a part of it is missing"
+            f" {wanted}; it belongs to another optimizer, or a part is missing"
         )
     for part in storage.parts:
         _check_part(state[buffer + part.suffix], buffer + part.suffix, param, part)
@@ -110,7 +110,7 @@ def _storage_of(
 def _check_part(stored: Tensor, name: str, param: Tensor, part: Part) -> None:
     is_code = part.suffix == "_codes"
     if not (stored.dtype == part.dtype if is_code else stored.is_floating_point()):
-        wanted = part.dtype if is_code else "a floating dtype"
+        wanted = part.dtype if is_code else "a floating-point dtype"
         raise ValueError(f"{name} has dtype {stored.dtype}, but it must have {wanted}")
     own_shape, shape = part_shapes(param, part)
     if stored.shape != shape and not _is_flattened(stored, shape, part):
@@ -119,20 +119,20 @@ def _check_part(stored: Tensor, name: str, param: Tensor, part: Part) -> None:
             f" parameter of shape {tuple(param.shape)}"
         )
     if is_dtensor(stored) != is_dtensor(param):
-        kinds = ["a DTensor" if is_dtensor(tensor) else "no DTensor" for tensor in (stored, param)]
-        raise ValueError(f"{name} is {kinds[0]}, but it must be {kinds[1]}, as its parameter is")
+        kinds = ["a DTensor" if is_dtensor(x) else "a plain tensor" for x in (stored, param)]
+        raise ValueError(f"{name} is {kinds[0]}, but it must be {kinds[1]} like its parameter")
     if is_dtensor(stored) and (
         local(stored).shape != own_shape
         or list(stored.placements) != placements_like(param, len(shape))
     ):
         raise ValueError(
-            f"{name} is placed as {stored.placements}, but it must be sharded as its parameter is,"
-            f" {param.placements}"
+            f"{name} has placements {stored.placements}, but it must be sharded like its"
+            f" parameter, {param.placements}"
         )
 
 
 def _is_flattened(stored: Tensor, shape: tuple[int, ...], part: Part) -> bool:
-    """Tell scales as the first release stored them."""
+    """Return whether these are scales in the flat shape that the first release used."""
     return part.suffix == "_scales" and stored.shape == (math.prod(shape),)
 
 
@@ -151,7 +151,7 @@ def _copy(stored: Tensor, param: Tensor, part: Part) -> Tensor:
 def _stored_anew(
     parts: Sequence[Tensor], storage: Storage, param: Tensor, layout: StateLayout
 ) -> list[Tensor]:
-    """Return the parts in which `layout` stores what `parts` are, as stored by `storage`."""
+    """Load a buffer from the parts of `storage`, and return it as the parts of `layout`."""
     numel = local(param).numel()
     anew = [new_part(param, part) for part in layout.storage.parts]
     before, after = (

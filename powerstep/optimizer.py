@@ -14,10 +14,10 @@ from powerstep.dtensors import local
 from powerstep.functional import foreach_powerstep_, powerstep_
 from powerstep.pieces import Piece, Work, piece_limit
 
-# Elements of all parameters from which compiling pays by default: below it the eager path is done
-# with hundreds of steps before a compiler has made the quicker one.
+# Number of elements of all parameters from which compiled=None compiles. For smaller models, the
+# eager path takes hundreds of steps in the time that compiling takes.
 COMPILE_FROM = 10_000_000
-# Elements of one parameter from which calling a kernel costs less than several operations do.
+# Number of elements of one parameter from which a kernel call is faster than the eager operations.
 KERNEL_FROM = 2**14
 
 
@@ -27,38 +27,40 @@ class PowerStep(ElementwiseOptimizer):
         m ← γ·m + g
         θ ← θ - η·(sign(m)·|m|^β + λ·θ)
 
-    Keeps one buffer a parameter, against the two of Adam: 4 bytes a parameter in fp32, 2 in bf16,
-    1 + 4/block_size in int8, 1/2 + 4/block_size in int4. Arithmetic is fp32 whatever the dtype of
-    the parameters. A NaN or infinity in a gradient stays in the momentum: skip such steps, as
-    `torch.amp.GradScaler` does, or stop.
+    PowerStep has one buffer per parameter; Adam has two. The buffer takes 4 bytes per parameter in
+    fp32, 2 in bf16, 1 + 4/block_size in int8, and 1/2 + 4/block_size in int4. The arithmetic is
+    fp32 for every parameter dtype. A NaN or an infinity in a gradient stays in the momentum: skip
+    such steps, as `torch.amp.GradScaler` does, or stop the training.
 
-    There are three paths, which agree up to the last bits of fp32: one parameter after the other;
-    `foreach`, several in one launch; and `compiled`, one kernel made by torch.compile. The compiled
-    one covers fp32, bf16 and int8 state and contiguous fp32, bf16 and fp16 parameters; what it does
-    not cover takes the first path.
+    There are three code paths, which agree up to the last bits of fp32: the default updates one
+    parameter after another, `foreach` updates several per kernel launch, and `compiled` uses one
+    kernel made by torch.compile. The compiled path supports fp32, bf16 and int8 states and
+    contiguous fp32, bf16 and fp16 parameters; the others use the default path.
 
     Args:
         params: parameters or parameter groups, as for every torch optimizer.
-        lr: η, the learning rate; at least 0. A tensor is read at each step, and never recompiles.
-        gamma: γ, the momentum's decay, in [0, 1]; "momentum" to schedulers that cycle it.
+        lr: η, the learning rate; at least 0. A tensor is read at each step and never recompiles.
+        gamma: γ, the decay factor of the momentum, in [0, 1]. Schedulers that cycle "momentum"
+            cycle γ.
         beta: β, the exponent of the signed power transform, in [0, 1]. 0 is sign momentum,
             1 is SGD with momentum.
         weight_decay: λ, decoupled; at least 0.
-        state_precision: how the momentum is kept between steps: "fp32", "bf16", or blockwise
+        state_precision: how the momentum is stored between steps: "fp32", "bf16", or blockwise
             quantised to "int8" or "int4".
-        block_size: elements that share one scale of a quantised state; at least 1. Blocks run
-            through the flattened parameter, or of a sharded one through each process's shard.
-        maximize: go up the gradient instead of down.
-        stochastic_rounding: round bf16 parameters up or down at random, so that the expectation
-            is right, instead of to the nearest. A step below half their spacing is lost otherwise.
-            Processes that hold copies of a parameter must be seeded alike, or the copies drift.
-        foreach: take the foreach path. None takes it for parameters on an accelerator.
-        compiled: take the compiled path. None takes it from 10 million parameters on. Where there
-            is no compiler it warns, and takes another path.
+        block_size: elements that share one scale of a quantised state; at least 1. Blocks are
+            consecutive elements of the flattened parameter, or of each process's shard of it.
+        maximize: maximize the objective instead of minimizing it.
+        stochastic_rounding: round bf16 parameters stochastically, with the right expectation,
+            instead of to nearest. Rounding to nearest loses steps below half the spacing of bf16
+            numbers. Processes that hold copies of a parameter need the same seed, or the copies
+            diverge.
+        foreach: use the foreach path. None uses it for parameters on an accelerator.
+        compiled: use the compiled path. None uses it from 10 million parameters on. Without a
+            compiler it warns and uses another path.
 
     Raises:
-        ValueError: an argument lies outside the range given here, a parameter has another dtype
-            than fp32, fp64, bf16 and fp16, or `foreach` and `compiled` are both asked for.
+        ValueError: an argument is out of range, a parameter has another dtype than fp32, fp64,
+            bf16 or fp16, or `foreach` and `compiled` are both True.
     """
 
     buffers = ("momentum",)
@@ -127,7 +129,7 @@ class PowerStep(ElementwiseOptimizer):
         )
 
     def _step_compiled(self, params: Sequence[Tensor], group: dict[str, Any]) -> None:
-        """Take the steps of whole rows by a compiled kernel, and those of all else eagerly."""
+        """Update complete rows of large parameters with a compiled kernel, and the rest eagerly."""
         small = [param for param in params if local(param).numel() < KERNEL_FROM]
         self._step_foreach(small, group)
         numbers: dict[torch.device, Tensor] = {}
@@ -137,7 +139,7 @@ class PowerStep(ElementwiseOptimizer):
             device = local(param).device
             if device not in numbers:
                 numbers[device] = kernel_numbers(group, device)
-            # These need no temporaries, which pieces would keep small.
+            # Pieces limit the memory of temporaries, and these kernels have none.
             is_lean = group["state_precision"] in ("fp32", "bf16") and not (
                 group["stochastic_rounding"] and param.dtype == torch.bfloat16
             )
@@ -148,7 +150,7 @@ class PowerStep(ElementwiseOptimizer):
                     self._step_piece(piece.cut(done, piece.numel), group, step=0)
 
     def _step_foreach(self, params: Sequence[Tensor], group: dict[str, Any]) -> None:
-        """Take the steps of several parameters at a time, as many as make up one large piece."""
+        """Update parameters in batches that have at most `piece_limit` elements."""
         batch: list[tuple[Piece, Work]] = []
         for param in params:
             for piece in self._pieces(param, group):
@@ -165,7 +167,7 @@ class PowerStep(ElementwiseOptimizer):
 
 
 def _flush(batch: list[tuple[Piece, Work]], group: dict[str, Any]) -> None:
-    """Take the steps of a batch, and empty it."""
+    """Update the parameters of a batch, then empty it."""
     if batch:
         foreach_powerstep_(
             [work.theta for _, work in batch],

@@ -1,4 +1,4 @@
-"""The part of a parameter that a step works on at a time."""
+"""Pieces of a parameter, which a step updates one at a time."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,21 +11,20 @@ from powerstep.state import Storage
 
 
 def piece_limit(device: torch.device) -> int:
-    """Return how many elements to work on at a time.
+    """Return the largest number of elements per piece.
 
-    A step's temporaries then need little memory however large the parameter is, and on a CPU they
-    stay in its cache.
+    The limit bounds the memory of a step's temporaries, and on a CPU keeps them in its cache.
     """
     return 2**19 if device.type == "cpu" else 2**24
 
 
 class Work(NamedTuple):
-    """What an update computes with, all of one shape.
+    """The tensors of one update, all of one shape.
 
     Attributes:
-        theta: fp32 or fp64.
-        grad: fp32, with its sign changed where the loss is maximized.
-        buffers: fp32.
+        theta: the parameter, fp32 or fp64.
+        grad: its gradient, fp32; negated if the loss is maximized.
+        buffers: the optimizer's buffers, fp32.
     """
 
     theta: Tensor
@@ -34,13 +33,13 @@ class Work(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Views of a parameter, of its gradient, and of the stored parts of each buffer.
+    """Views of a parameter, its gradient, and the stored parts of each buffer.
 
     Attributes:
         param: any shape and floating dtype.
         grad: the shape of `param`.
-        stored: for each buffer its parts, flat.
-        storage: how buffers are stored.
+        stored: the flat parts of each buffer.
+        storage: how each buffer is stored.
         group: the parameter group.
     """
 
@@ -52,11 +51,14 @@ class Piece(NamedTuple):
 
     @property
     def numel(self) -> int:
-        """Elements of the parameter in this piece."""
+        """Number of elements of the piece."""
         return self.param.numel()
 
     def cut(self, start: int, end: int) -> "Piece":
-        """Return the elements from `start` to `end` of a flat piece, or the whole of any other."""
+        """Return elements `start` to `end` (exclusive) of a flat piece.
+
+        For a piece that is not flat the range must be the whole piece.
+        """
         if end - start == self.numel:
             return self
         stored = [
@@ -69,7 +71,7 @@ class Piece(NamedTuple):
         return Piece(self.param[start:end], self.grad[start:end], stored, self.storage, self.group)
 
     def load(self) -> Work:
-        """Return θ, g and the buffers to compute with; what is in fp32 already, itself."""
+        """Return the tensors of an update. Tensors of the right dtype are not copied."""
         param, grad = self.param, self.grad.float()
         return Work(
             theta=param if param.dtype in (torch.float32, torch.float64) else param.float(),
@@ -80,7 +82,7 @@ class Piece(NamedTuple):
         )
 
     def store(self, work: Work) -> None:
-        """Round back what was computed; the buffers only now, after the update (section 4)."""
+        """Write back θ and the buffers, rounded after the update (arXiv:2605.10335, section 4)."""
         if work.theta is not self.param:
             if self.group["stochastic_rounding"] and self.param.dtype == torch.bfloat16:
                 stochastic_round_(self.param, work.theta)

@@ -8,27 +8,27 @@ from torch.nn.functional import pad
 def quantize_blockwise(x: Tensor, block_size: int = 128, bits: int = 8) -> tuple[Tensor, Tensor]:
     """Quantise `x` to integer codes with one fp32 scale for each block of consecutive elements.
 
-    A block is `block_size` consecutive elements of the flattened tensor; the last one may be
-    shorter. Its scale is s = max|x|, its codes are round(Q·x/s), ties to even, where Q is the
-    largest code: 127 of 8 bits, 7 of 4. A block of zeros keeps scale 0 and codes 0. A NaN or
-    infinity makes its whole block NaN on the way back.
+    A block is `block_size` consecutive elements of the flattened tensor; the last block may be
+    shorter. The scale of a block is s = max|x|, and its codes are round(Q·x/s), ties to even. Q is
+    the largest code: 127 for 8 bits, 7 for 4 bits. A block of zeros has scale 0 and codes 0. A NaN
+    or an infinity makes its whole block NaN after dequantisation.
 
     Args:
         x: any shape, floating dtype; left unmodified.
-        block_size: elements a block.
-        bits: of a code, 8 or 4.
+        block_size: elements per block.
+        bits: bits per code, 8 or 4.
 
     Returns:
         codes: int8, the shape of `x`, in [-Q, Q].
         scales: fp32, shape (ceil(x.numel() / block_size),).
 
     Raises:
-        ValueError: codes cannot have so many bits.
+        ValueError: `bits` is not 4 or 8.
     """
     blocks = _as_blocks(x.float(), block_size)
     scales = blocks.abs().amax(dim=1)
-    # x/s before the factor Q: |x/s| is at most 1, so nothing overflows, and ±s gives ±Q. In a block
-    # of zeros it is 0/0, NaN, which becomes the code 0.
+    # Divide by s before multiplying by Q: |x/s| ≤ 1, so nothing overflows, and ±s gives exactly ±Q.
+    # A block of zeros gives 0/0 = NaN, which becomes code 0.
     ratios = blocks / scales.unsqueeze(1)
     codes = ratios.mul_(max_code(bits)).round_().nan_to_num_(0.0).to(torch.int8)
     return codes.flatten()[: x.numel()].view(x.shape), scales
@@ -37,16 +37,16 @@ def quantize_blockwise(x: Tensor, block_size: int = 128, bits: int = 8) -> tuple
 def dequantize_blockwise(
     codes: Tensor, scales: Tensor, block_size: int = 128, bits: int = 8
 ) -> Tensor:
-    """Return codes·(s/Q) in fp32, in the shape of `codes`; undoes `quantize_blockwise`.
+    """Return codes·(s/Q), the inverse of `quantize_blockwise`: fp32, the shape of `codes`.
 
     Args:
         codes: int8, any shape.
         scales: fp32, shape (ceil(codes.numel() / block_size),).
-        block_size: elements a block, as it was for quantising.
-        bits: of a code, as it was for quantising.
+        block_size: elements per block, the same as for quantisation.
+        bits: bits per code, the same as for quantisation.
 
     Raises:
-        ValueError: there is not one scale for each block, or codes cannot have so many bits.
+        ValueError: the number of scales is not the number of blocks, or `bits` is not 4 or 8.
     """
     blocks = -(-codes.numel() // block_size)
     if scales.shape != (blocks,):
@@ -61,13 +61,14 @@ def dequantize_blockwise(
 
 
 def pack_int4(codes: Tensor) -> Tensor:
-    """Pack 4-bit codes two a byte, the first of each pair in the low half.
+    """Pack 4-bit codes two per byte, the first of each pair in the low half.
 
     Args:
         codes: int8 in [-8, 7], any shape.
 
     Returns:
-        uint8, shape (ceil(codes.numel() / 2),); the high half of an odd last byte is 0.
+        uint8, shape (ceil(codes.numel() / 2),). If the number of codes is odd, the high half of the
+        last byte is 0.
 
     Raises:
         ValueError: `codes` are not int8.
@@ -79,10 +80,10 @@ def pack_int4(codes: Tensor) -> Tensor:
 
 
 def unpack_int4(packed: Tensor, numel: int) -> Tensor:
-    """Return the `numel` codes of `packed`, int8, shape (numel,); undoes `pack_int4`.
+    """Unpack `numel` codes, int8, shape (numel,): the inverse of `pack_int4`.
 
     Raises:
-        ValueError: `packed` is not what `pack_int4` makes of so many codes.
+        ValueError: `packed` has not the dtype and shape that `pack_int4` gives `numel` codes.
     """
     if packed.dtype != torch.uint8 or packed.shape != (-(-numel // 2),):
         raise ValueError(
@@ -90,18 +91,18 @@ def unpack_int4(packed: Tensor, numel: int) -> Tensor:
             f" codes need {(-(-numel // 2),)} and torch.uint8"
         )
     low_and_high = torch.stack([packed << 4, packed], dim=1).view(torch.int8)
-    return low_and_high.flatten()[:numel] >> 4  # of int8, so it copies the sign down
+    return low_and_high.flatten()[:numel] >> 4  # an arithmetic shift: int8 keeps the sign
 
 
 def max_code(bits: int) -> int:
-    """Return Q, the largest code of so many bits: 127 of 8, 7 of 4."""
+    """Return Q, the largest code: 127 for 8 bits, 7 for 4 bits."""
     if bits not in (4, 8):
         raise ValueError(f"bits is {bits!r}, but it must be 4 or 8")
     return 2 ** (bits - 1) - 1
 
 
 def _as_blocks(x: Tensor, block_size: int) -> Tensor:
-    """Flatten `x`, fill the last block with zeros, and return shape (blocks, block_size)."""
+    """Flatten `x`, pad the last block with zeros, and return shape (blocks, block_size)."""
     flat = x.flatten()
     if missing := -x.numel() % block_size:
         flat = pad(flat, (0, missing))

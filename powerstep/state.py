@@ -1,4 +1,4 @@
-"""How an optimizer's buffers are kept between steps: in fp32, in bf16, or blockwise quantised."""
+"""Storage of an optimizer's buffers between steps: fp32, bf16, or blockwise quantised."""
 
 import math
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ class Part(NamedTuple):
     """One stored tensor of a buffer.
 
     Attributes:
-        suffix: follows the buffer's name in the optimizer's state.
-        dtype: of the stored tensor.
-        span: consecutive elements of the flattened buffer that one stored element stands for.
+        suffix: appended to the buffer's name to form the key in the optimizer's state.
+        dtype: dtype of the stored tensor.
+        span: number of consecutive elements of the flattened buffer per stored element.
     """
 
     suffix: str
@@ -27,49 +27,51 @@ class Part(NamedTuple):
     span: int
 
     def stored(self, tensor: Tensor, numel: int) -> Tensor:
-        """Return, flat, what this process stores of `numel` elements of the buffer.
+        """Return a flat view of this process's stored elements for `numel` buffer elements.
 
-        The DTensor of a part that shards cut has room for the largest shard in every process.
+        A DTensor whose shards differ in size is padded to the largest shard in every process.
         """
         flat = local(tensor).view(-1)
         return flat[: -(-numel // self.span)] if is_dtensor(tensor) else flat
 
 
 class Full:
-    """A buffer kept element by element.
+    """Storage of a buffer as one floating-point tensor.
 
     Attributes:
-        parts: the buffer itself.
-        in_place: whether `load` returns the stored tensor itself, which then needs no `store`.
+        parts: the one part, the buffer itself.
+        in_place: whether `load` returns the stored tensor itself, so that `store` is not needed.
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
-        """Keep the buffer in `dtype`, fp32 or bf16."""
+        """Store the buffer in `dtype`, fp32 or bf16."""
         self.parts = (Part("", dtype, 1),)
         self.in_place = dtype == torch.float32
 
     def load(self, stored: Sequence[Tensor], numel: int) -> Tensor:
-        """Return the buffer in fp32; where it is stored in fp32, the stored tensor itself."""
+        """Return the buffer in fp32; the stored tensor itself if that is fp32."""
         return stored[0].float()
 
     def store(self, stored: Sequence[Tensor], buffer: Tensor) -> None:
-        """Write a buffer back, rounded to nearest."""
+        """Store a buffer, rounded to nearest."""
         stored[0].copy_(buffer)
 
 
 class Blockwise:
-    """A buffer kept as integer codes with one fp32 scale a block (arXiv:2605.10335, section 4).
+    """Storage of a buffer as integer codes with one fp32 scale per block.
+
+    The quantisation is that of arXiv:2605.10335, section 4.
 
     Attributes:
-        bits: of a code.
-        block_size: elements that share a scale.
-        parts: the codes, those of 4 bits two a byte, and the scales.
+        bits: bits per code, 8 or 4.
+        block_size: number of elements that share a scale.
+        parts: the codes (4-bit codes are packed two per byte) and the scales.
     """
 
     in_place = False
 
     def __init__(self, bits: int, block_size: int) -> None:
-        """Keep the buffer in codes of 8 or 4 bits."""
+        """Store the buffer in codes of 8 or 4 bits."""
         self.bits, self.block_size = bits, block_size
         codes = Part("_codes", torch.int8, 1) if bits == 8 else Part("_codes", torch.uint8, 2)
         self.parts = (codes, Part("_scales", torch.float32, block_size))
@@ -82,7 +84,7 @@ class Blockwise:
         return dequantize_blockwise(codes, scales, self.block_size, self.bits)
 
     def store(self, stored: Sequence[Tensor], buffer: Tensor) -> None:
-        """Write a buffer back as its codes and scales."""
+        """Store a buffer as codes and scales."""
         codes, scales = quantize_blockwise(buffer, self.block_size, self.bits)
         stored[0].copy_(pack_int4(codes) if self.bits == 4 else codes)
         stored[1].copy_(scales)
@@ -92,10 +94,10 @@ Storage = Full | Blockwise
 
 
 def storage_for(precision: str, block_size: int) -> Storage:
-    """Return the way of keeping that `precision` names.
+    """Return the storage for a precision.
 
     Raises:
-        ValueError: it is not one of PRECISIONS.
+        ValueError: `precision` is not one of PRECISIONS.
     """
     if precision not in PRECISIONS:
         raise ValueError(
@@ -109,12 +111,12 @@ def storage_for(precision: str, block_size: int) -> Storage:
 
 
 class StateLayout(NamedTuple):
-    """What an optimizer keeps of a parameter between steps.
+    """The layout of the state of one parameter.
 
     Attributes:
-        buffers: their names.
-        storage: how each of them is stored.
-        counts_steps: whether the steps are counted, as "step".
+        buffers: names of the buffers.
+        storage: how each buffer is stored.
+        counts_steps: whether the state has the number of steps, as "step".
     """
 
     buffers: tuple[str, ...]
@@ -123,13 +125,13 @@ class StateLayout(NamedTuple):
 
 
 def part_shapes(param: Tensor, part: Part) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the shapes of a part of a buffer of `param`: this process's, and the whole one's.
+    """Return the local and the global shape of a part of a buffer of `param`.
 
-    A part that keeps every element has the shape of `param`. One that stands for spans of elements
-    has that shape with a shorter last dimension where whole spans fill it, and is flat otherwise.
-    The part of a DTensor is a DTensor with the same placements, so that a checkpoint saves and
-    reshards it. Where the shards are no whole number of spans, each process has blocks of its own
-    and the part is laid out for this number of processes alone.
+    A part with span 1 has the shape of `param`. A part with a longer span has that shape with the
+    last dimension divided by the span if it is divisible, and is flat otherwise. The part of a
+    DTensor is a DTensor with the same placements, so that a checkpoint can save and reshard it. If
+    the size of a shard is not a multiple of the span, each process has its own blocks, and the
+    layout is valid for this number of processes only.
     """
     if part.span == 1:
         return local(param).shape, param.shape
@@ -148,14 +150,14 @@ def part_shapes(param: Tensor, part: Part) -> tuple[tuple[int, ...], tuple[int, 
         and param.shape[0] % processes == 0
         and largest_shard % part.span == 0
     )
-    if are_shared_out:  # the spans of one process, as many to each shard
+    if are_shared_out:  # every process has the same number of spans
         return (own_spans,), (own_spans * processes,)
-    # One row a process: another number of processes cannot load it from a checkpoint by mistake.
+    # One row per process, so that a checkpoint fails to load with another number of processes.
     return (*[1] * param.ndim, own_spans), (*counts, own_spans)
 
 
 def new_part(param: Tensor, part: Part) -> Tensor:
-    """Return the zeros in which a part of a buffer of `param` is layout."""
+    """Return zeros with the shape, dtype and placements of a part of a buffer of `param`."""
     if part.span == 1:
         return torch.zeros_like(param, dtype=part.dtype, memory_format=torch.contiguous_format)
     own_shape, shape = part_shapes(param, part)

@@ -1,4 +1,4 @@
-"""The parameter groups of an optimizer, checked against its rules."""
+"""Validation of the parameter groups of an optimizer."""
 
 from typing import Any, ClassVar
 
@@ -13,13 +13,13 @@ PARAM_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 class ValidatedOptimizer(Optimizer):
-    """Base of optimizers whose parameter groups are checked, wherever they come from.
+    """Base class that validates parameter groups from the constructor, state dicts and pickles.
 
-    A subclass gives a rule for each of its arguments.
+    A subclass defines a rule for each of its arguments in `rules`.
     """
 
     rules: ClassVar[dict[str, ArgumentRule]]
-    # Values of arguments that an older state_dict or pickle does not have.
+    # Values for arguments that state dicts and pickles of older versions lack.
     legacy_defaults: ClassVar[dict[str, Any]] = {}
 
     common_rules: ClassVar[dict[str, ArgumentRule]] = {
@@ -30,7 +30,7 @@ class ValidatedOptimizer(Optimizer):
         "maximize": one_of(True, False),
         "stochastic_rounding": one_of(True, False),
     }
-    # Every group has these; which of them are arguments too is a subclass's choice.
+    # Every group has these values. A subclass may also accept them as constructor arguments.
     common_defaults: ClassVar[dict[str, Any]] = {
         "state_precision": "fp32",
         "block_size": 128,
@@ -46,17 +46,17 @@ class ValidatedOptimizer(Optimizer):
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a parameter group; its own values are held to the same rules.
+        """Add a parameter group, and validate its values.
 
         Raises:
-            ValueError: a value breaks a rule, or a parameter has a dtype that is not supported.
+            ValueError: a value is invalid, or a parameter has an unsupported dtype.
         """
-        if isinstance(param_group, dict):  # of anything else torch says so
+        if isinstance(param_group, dict):  # torch reports other types
             self._adopt_momentum(param_group)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         if "gamma" in self.rules:
-            del group["momentum"]  # of the defaults
+            del group["momentum"]  # copied from self.defaults by torch
         try:
             self._check_arguments(group)
             self._check_params(group)
@@ -74,17 +74,17 @@ class ValidatedOptimizer(Optimizer):
             self.defaults.setdefault("momentum", self.defaults["gamma"])
 
     def _name_of(self, param: Tensor) -> str:
-        """Return what messages call a parameter."""
+        """Return the name of a parameter for error messages."""
         for index, group in enumerate(self.param_groups):
             for place, other in enumerate(group["params"]):
                 if other is param and "param_names" in group:
                     return f"parameter {group['param_names'][place]!r}"
                 if other is param:
                     return f"parameter {place} of group {index}"
-        raise KeyError("the optimizer does not have this parameter")
+        raise KeyError("the parameter is in no group of the optimizer")
 
     def _with_legacy_defaults(self, group: dict[str, Any]) -> dict[str, Any]:
-        """Return a group from elsewhere with the values that older versions did not have."""
+        """Return a loaded group with defaults for the arguments that older versions lacked."""
         defaults = self.common_defaults | self.legacy_defaults
         missing = {name: value for name, value in defaults.items() if name not in group}
         group = group | missing
@@ -92,9 +92,9 @@ class ValidatedOptimizer(Optimizer):
         return group
 
     def _adopt_momentum(self, group: dict[str, Any]) -> None:
-        """Move a "momentum" that was written to a group to "gamma", which is what it means.
+        """Move a group's "momentum" to "gamma".
 
-        torch's `OneCycleLR` and `CyclicLR` look for that name in `defaults`, and write it to the
+        torch's `OneCycleLR` and `CyclicLR` look for "momentum" in `defaults` and write it to the
         groups (torch.optim.lr_scheduler).
         """
         if "gamma" in self.rules and "momentum" in group:
@@ -102,26 +102,27 @@ class ValidatedOptimizer(Optimizer):
 
     @classmethod
     def _check_arguments(cls, values: dict[str, Any]) -> None:
-        """Refuse values that break a rule."""
+        """Raise ValueError for a missing or invalid value."""
         for name, rule in (cls.common_rules | cls.rules).items():
             if name not in values:
                 raise ValueError(
-                    f"a parameter group has no {name}, which {cls.__name__} needs: it is another"
-                    " optimizer's"
+                    f"a parameter group has no {name}, which {cls.__name__} needs; the group"
+                    " belongs to another optimizer"
                 )
             if not rule.accepts(values[name]):
                 raise ValueError(f"{name} is {values[name]!r}, but it must be {rule.requirement}")
 
     @classmethod
     def _check_params(cls, group: dict[str, Any]) -> None:
-        """Refuse parameters that the optimizer would compute something else with."""
+        """Raise ValueError for parameters of unsupported dtypes."""
         for param in group["params"]:
             if param.is_complex():
                 raise ValueError(
-                    f"{cls.__name__} does not support complex parameters; pass view_as_real(param)"
+                    f"{cls.__name__} does not support complex parameters; pass"
+                    " torch.view_as_real(param)"
                 )
             if param.dtype not in PARAM_DTYPES:
                 raise ValueError(
-                    f"{cls.__name__} does not support parameters of dtype {param.dtype}, but of"
-                    f" {', '.join(map(str, PARAM_DTYPES))}"
+                    f"{cls.__name__} does not support parameters of dtype {param.dtype}; it"
+                    f" supports {', '.join(map(str, PARAM_DTYPES))}"
                 )

@@ -1,7 +1,7 @@
-"""Optimizers that the paper compares with and no library has, each as its own paper defines it.
+"""The paper's baselines that no library provides, each as defined in its own paper.
 
-Where the authors of PowerStep (arXiv:2605.10335) ran another reading of a method, an argument of
-its class gives that reading too.
+If the authors of PowerStep (arXiv:2605.10335) implemented a method differently, an argument of its
+class selects their version.
 """
 
 from powerstep.baselines.adams import AdamS

@@ -1,4 +1,4 @@
-"""AdamS: Adam whose second moment is made from the momentum (Zhang et al., arXiv:2505.16363)."""
+"""AdamS: Adam with a second moment from the momentum (Zhang et al., arXiv:2505.16363)."""
 
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from powerstep.pieces import Work
 class AdamS(ElementwiseOptimizer):
     """AdamS (Zhang et al., arXiv:2505.16363), with one buffer.
 
-        v ← β2·m² + (1-β2)·g²        of the momentum before this step
+        v ← β2·m² + (1-β2)·g²        with the momentum of the previous step
         m ← β1·m + (1-β1)·g
         θ ← (1-η·λ)·θ - η·m / (√v + ε)
 
@@ -24,12 +24,12 @@ class AdamS(ElementwiseOptimizer):
         betas: β1 and β2, each in [0, 1).
         eps: ε; at least 0.
         weight_decay: λ, decoupled; at least 0.
-        bias_corrected: take v from the momentum after this step, and correct the biases of m and v
-            as Adam does, as the authors of PowerStep ran it.
+        bias_corrected: use the version of the authors of PowerStep: compute v from the updated
+            momentum, and correct the bias of m and v as Adam does.
 
     Raises:
-        ValueError: an argument lies outside the range given here, or a parameter has another dtype
-            than fp32, fp64, bf16 and fp16.
+        ValueError: an argument is out of range, or a parameter has another dtype than fp32, fp64,
+            bf16 or fp16.
     """
 
     buffers = ("exp_avg",)

@@ -1,4 +1,4 @@
-"""AdamW with both moments quantised the plain way: figure 4's counter-example."""
+"""AdamW with naively quantised moments: the counter-example of arXiv:2605.10335, figure 4."""
 
 from typing import Any, ClassVar
 
@@ -12,12 +12,13 @@ from powerstep.pieces import Work
 
 
 class NaiveAdamWInt8(ElementwiseOptimizer):
-    """AdamW (arXiv:1711.05101) that keeps both moments as PowerStep keeps its momentum in int8.
+    """AdamW (arXiv:1711.05101) with both moments stored in int8 as PowerStep stores its momentum.
 
-    Computes with the full-precision moments and quantises them afterwards (arXiv:2605.10335,
-    section 4 and figure 4). Small second moments in a block with a large one become 0, their
-    elements then take huge steps, and training collapses: it is here to show that. To save memory
-    with Adam take a quantisation made for it, such as bitsandbytes' or torchao's `AdamW8bit`.
+    Each step computes with full-precision moments and quantises them afterwards (arXiv:2605.10335,
+    section 4 and figure 4). A second moment that is small compared with the largest in its block
+    becomes 0, its element then takes a huge step, and training collapses. This class exists to
+    demonstrate that. To save memory with Adam, use a quantisation designed for it, such as
+    `AdamW8bit` of bitsandbytes or torchao.
 
     Args:
         params: parameters or parameter groups, as for every torch optimizer.
@@ -28,8 +29,8 @@ class NaiveAdamWInt8(ElementwiseOptimizer):
         block_size: elements that share one scale; at least 1.
 
     Raises:
-        ValueError: an argument lies outside the range given here, or a parameter has another dtype
-            than fp32, fp64, bf16 and fp16.
+        ValueError: an argument is out of range, or a parameter has another dtype than fp32, fp64,
+            bf16 or fp16.
     """
 
     buffers = ("exp_avg", "exp_avg_sq")

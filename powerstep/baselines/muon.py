@@ -1,4 +1,4 @@
-"""Muon on the hidden matrices, with PowerStep or AdamW on all other parameters."""
+"""Muon on hidden matrices, combined with PowerStep or AdamW on all other parameters."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -17,21 +17,22 @@ from powerstep.state import Full, StateLayout
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
-MOMENTUM = 0.95
-RMS = 0.2  # of an AdamW update, which Muon's is scaled to
-# Of the quintic Newton-Schulz iteration of Jordan's Muon (kellerjordan.github.io/posts/muon), whose
-# steep slope at 0 brings singular values to about 0.7 to 1.2 in five steps.
+MOMENTUM = 0.95  # μ, the decay factor of the momentum of hidden matrices
+RMS = 0.2  # root mean square of an AdamW update, to which Muon's updates are scaled
+# Coefficients of the quintic Newton-Schulz iteration of Jordan's Muon, number of iterations, and
+# lower bound of the norm (https://kellerjordan.github.io/posts/muon/). The slope at 0 is steep, so
+# that five iterations bring the singular values to about 0.7 to 1.2.
 _COEFFICIENTS, _ITERATIONS, _EPS = (3.4445, -4.7750, 2.0315), 5, 1e-7
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """Return U·V^T, nearly, of each matrix U·S·V^T.
+    """Orthogonalise each matrix U·S·V^T: return approximately U·V^T.
 
     Args:
-        matrices: fp32, shape (…, rows, columns); each matrix is treated alone.
+        matrices: fp32, shape (…, rows, columns); a batch of matrices.
 
     Returns:
-        A new tensor of the same shape, whose singular values lie around 1.
+        A new tensor of the same shape. The singular values of its matrices are close to 1.
     """
     is_tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if is_tall else matrices
@@ -44,13 +45,13 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 
 
 class _MuonOnMatrices(ElementwiseOptimizer):
-    """Takes Muon's step on hidden matrices, and leaves the rest to the class beside it.
+    """Base class that updates hidden matrices with Muon, and other parameters with `_update`.
 
         m ← μ·m + (1-μ)·g;  n ← μ·m + (1-μ)·g                    Nesterov
         θ ← (1-η·λ)·θ - η·0.2·√max(rows, columns)·U·V^T of n
 
-    The factor gives the step the size of AdamW's (Liu et al., arXiv:2502.16982, section 2.2), so
-    that one learning rate serves all parameters.
+    The factor scales the step to the size of AdamW's (Liu et al., arXiv:2502.16982, section 2.2),
+    so that all parameters can use one learning rate.
     """
 
     common_defaults: ClassVar[dict[str, Any]] = ElementwiseOptimizer.common_defaults | {
@@ -66,14 +67,15 @@ class _MuonOnMatrices(ElementwiseOptimizer):
         return super()._state_layout(group)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a parameter group that says whether its parameters are hidden matrices.
+        """Add a parameter group with the key `is_matrix`.
 
         Args:
-            param_group: with named parameters, `is_matrix`, and where every matrix stacks several
-                linear maps their number, `stacked`.
+            param_group: named parameters; `is_matrix`, whether they are hidden matrices; and
+                optionally `stacked`, the number of linear maps in each matrix, 1 by default.
 
         Raises:
-            ValueError: `is_matrix` is missing, a value breaks a rule, or a parameter is no matrix.
+            ValueError: `is_matrix` is missing, a value is invalid, or a parameter of a group with
+                is_matrix=True is not a matrix.
         """
         self._check_is_matrix(param_group)
         super().add_param_group(param_group)
@@ -82,9 +84,9 @@ class _MuonOnMatrices(ElementwiseOptimizer):
     def _check_is_matrix(cls, group: dict[str, Any]) -> None:
         if group.get("is_matrix") not in (True, False):
             raise ValueError(
-                f"{cls.__name__} cannot tell which parameters of a group are hidden matrices: give"
-                " all named_parameters to the constructor, or is_matrix=True or False with the"
-                " group"
+                f"{cls.__name__} does not know which parameters of a group are hidden matrices;"
+                " pass all named_parameters to the constructor, or set is_matrix=True or False in"
+                " the group"
             )
 
     @classmethod
@@ -96,11 +98,14 @@ class _MuonOnMatrices(ElementwiseOptimizer):
         for param in group["params"]:
             shape = tuple(param.shape)
             if isinstance(param, DTensor):
-                raise ValueError("Muon needs whole matrices: it takes no sharded parameters")
+                raise ValueError(
+                    "Muon needs whole matrices; it does not support sharded parameters"
+                )
             if len(shape) < 2 or _as_matrices(param).shape[-2] % group["stacked"]:
                 raise ValueError(
                     f"a parameter of shape {shape} is in a group with is_matrix=True and"
-                    f" stacked={group['stacked']}, but its rows are not so many matrices"
+                    f" stacked={group['stacked']}, but it must have at least 2 dimensions and a"
+                    " number of rows divisible by stacked"
                 )
 
     def _step_group(self, params: Sequence[Tensor], group: dict[str, Any]) -> None:
@@ -110,8 +115,7 @@ class _MuonOnMatrices(ElementwiseOptimizer):
         for param in params:
             momentum, grad = self.state[param]["momentum"], param.grad.float()
             momentum.lerp_(grad, 1 - MOMENTUM)
-            # A matrix that stacks several linear maps by their rows is taken apart: (…, maps, rows,
-            # columns).
+            # Split a matrix that stacks several linear maps by rows: (…, maps, rows, columns).
             matrices = _as_matrices(grad.lerp(momentum, MOMENTUM))
             maps = matrices.unflatten(-2, (group["stacked"], -1))
             update = orthogonalised(maps).reshape(param.shape)
@@ -121,33 +125,38 @@ class _MuonOnMatrices(ElementwiseOptimizer):
 
 
 def _as_matrices(tensor: Tensor) -> Tensor:
-    """View the kernel of a convolution, (out, in, height, width), as (out, in·height·width)."""
+    """View a convolution kernel, (out, in, height, width), as a matrix (out, in·height·width)."""
     return tensor.flatten(1) if tensor.ndim >= 4 else tensor
 
 
 class MuonPowerStep(_MuonOnMatrices, PowerStep):
     """Muon on hidden matrices, PowerStep on embeddings, output layer and vectors.
 
-    Section 5.6 of arXiv:2605.10335, version 2. A tensor of three dimensions holds the matrices of
-    several experts, each of which is orthogonalised alone; so are the two halves of a matrix that
-    is named "gate_up_proj", as `transformers` stacks the two maps of a gated feed-forward block.
-    The kernel of a convolution, of four dimensions and more, is flattened to the matrix
-    (out, in·height·width) (kellerjordan.github.io/posts/muon). The kernel of a Conv1d cannot be
-    told from experts and is taken for these.
+    This is the combination of arXiv:2605.10335, version 2, section 5.6. Every parameter of at least
+    two dimensions is a hidden matrix unless its name contains "embed" or "lm_head". Some parameters
+    have several matrices, which are orthogonalised separately:
+
+    - A 3-dimensional tensor has one matrix per expert. The kernel of a Conv1d has the same shape
+      and is treated in the same way.
+    - A matrix named "gate_up_proj" is split into halves, because `transformers` stacks the two
+      linear maps of a gated feed-forward block.
+
+    A convolution kernel of four or more dimensions is flattened to the matrix
+    (out, in·height·width) (https://kellerjordan.github.io/posts/muon/).
 
     Schedulers that cycle the momentum cycle γ; the momentum of hidden matrices stays at 0.95.
 
     Args:
-        named_parameters: names and parameters of a model whose other matrices are one linear map
-            each; a matrix is not hidden where its name has "embed" or "lm_head" in it.
+        named_parameters: (name, parameter) pairs, as from `model.named_parameters()`. Every hidden
+            matrix that is not named "gate_up_proj" must be a single linear map.
         lr: η, the learning rate of all parameters; at least 0.
         gamma: γ of PowerStep, in [0, 1].
         beta: β of PowerStep, in [0, 1].
         weight_decay: λ, decoupled; at least 0.
 
     Raises:
-        ValueError: an argument lies outside the range given here, what is given has no names, or a
-            parameter is sharded, of another dtype, or no stack of matrices.
+        ValueError: an argument is out of range, the parameters have no names, or a parameter is
+            sharded, has an unsupported dtype, or cannot be split into matrices.
     """
 
     def __init__(
@@ -167,15 +176,15 @@ class MuonAdamW(_MuonOnMatrices):
     """Muon on hidden matrices, AdamW on embeddings, output layer and vectors (arXiv:2502.16982).
 
     Args:
-        named_parameters: as of `MuonPowerStep`.
+        named_parameters: as in `MuonPowerStep`.
         lr: η, the learning rate of all parameters; at least 0.
-        betas: of AdamW, each in [0, 1).
-        eps: of AdamW; at least 0.
+        betas: β1 and β2 of AdamW, each in [0, 1).
+        eps: ε of AdamW; at least 0.
         weight_decay: λ, decoupled; at least 0.
 
     Raises:
-        ValueError: an argument lies outside the range given here, what is given has no names, or a
-            parameter is sharded, of another dtype, or no stack of matrices.
+        ValueError: an argument is out of range, the parameters have no names, or a parameter is
+            sharded, has an unsupported dtype, or cannot be split into matrices.
     """
 
     buffers = ("exp_avg", "exp_avg_sq")
@@ -209,13 +218,13 @@ class MuonAdamW(_MuonOnMatrices):
 
 
 def _param_groups(named_parameters: NamedParameters, optimizer: str) -> list[dict[str, Any]]:
-    """Return hidden matrices, stacks of two, other matrices, and vectors, if there are any."""
+    """Group parameters as hidden matrices, stacks of two, other matrices and vectors."""
     matrices, pairs, others, vectors = [], [], [], []
     for named in named_parameters:
         if not _is_named(named):
             raise ValueError(
-                f"{optimizer} takes named_parameters, pairs of a name and a parameter as of"
-                f" model.named_parameters(), but was given a {type(named).__name__}"
+                f"{optimizer} takes named_parameters, (name, parameter) pairs as from"
+                f" model.named_parameters(), but got a {type(named).__name__}"
             )
         name, param = named
         if param.ndim < 2:

@@ -1,4 +1,4 @@
-"""pbSGDM: SGD with momentum of power-transformed gradients (Zhou et al., IJCAI 2020)."""
+"""pbSGDM: SGD with momentum on power-transformed gradients (Zhou et al., IJCAI 2020)."""
 
 from typing import Any, ClassVar
 
@@ -17,20 +17,20 @@ class PbSGDM(ElementwiseOptimizer):
         m ← γ·m + Φ_β(g)
         θ ← θ - η·(m + λ·θ)
 
-    PowerStep transforms the momentum; this one transforms the gradient before it accumulates.
+    pbSGDM transforms each gradient before accumulating it; PowerStep transforms the momentum.
 
     Args:
         params: parameters or parameter groups, as for every torch optimizer.
         lr: η, the learning rate; at least 0.
-        gamma: γ, the momentum's decay, in [0, 1].
+        gamma: γ, the decay factor of the momentum, in [0, 1].
         beta: β, the exponent of the power transform, in [0, 1].
         weight_decay: λ; at least 0.
-        decay_in_momentum: add λ·θ to m itself, which then remembers it, as the authors of PowerStep
-            ran it: m ← γ·m + Φ_β(g) + λ·θ and θ ← θ - η·m.
+        decay_in_momentum: use the version of the authors of PowerStep, which accumulates the weight
+            decay in m: m ← γ·m + Φ_β(g) + λ·θ and θ ← θ - η·m.
 
     Raises:
-        ValueError: an argument lies outside the range given here, or a parameter has another dtype
-            than fp32, fp64, bf16 and fp16.
+        ValueError: an argument is out of range, or a parameter has another dtype than fp32, fp64,
+            bf16 or fp16.
     """
 
     buffers = ("momentum",)

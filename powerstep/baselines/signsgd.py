@@ -10,23 +10,24 @@ from powerstep.optimizer import PowerStep
 
 
 class SignSGD(PowerStep):
-    """SignSGD with momentum, the heavy ball that PowerStep has (arXiv:2605.10335, section 5.1).
+    """SignSGD with the heavy-ball momentum of PowerStep (arXiv:2605.10335, section 5.1).
 
         m ← γ·m + g
         θ ← θ - η·(sign(m) + λ·θ)
 
-    Its own paper (Bernstein et al., arXiv:1802.04434, Algorithm 2) averages, m ← γ·m + (1-γ)·g:
-    that m has the same sign, and the steps are the same. It is PowerStep with β = 0.
+    The original paper (Bernstein et al., arXiv:1802.04434, Algorithm 2) averages the gradients,
+    m ← γ·m + (1-γ)·g. That m has the same sign, so the steps are the same. This class is PowerStep
+    with β = 0.
 
     Args:
         params: parameters or parameter groups, as for every torch optimizer.
         lr: η, the learning rate; at least 0.
-        gamma: γ, the momentum's decay, in [0, 1].
+        gamma: γ, the decay factor of the momentum, in [0, 1].
         weight_decay: λ, decoupled; at least 0.
 
     Raises:
-        ValueError: an argument lies outside the range given here, or a parameter has another dtype
-            than fp32, fp64, bf16 and fp16.
+        ValueError: an argument is out of range, or a parameter has another dtype than fp32, fp64,
+            bf16 or fp16.
     """
 
     rules: ClassVar[dict[str, ArgumentRule]] = PowerStep.rules | {"beta": one_of(0)}

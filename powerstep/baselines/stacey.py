@@ -12,7 +12,9 @@ from powerstep.pieces import Work
 
 
 class Stacey(ElementwiseOptimizer):
-    """Stacey(p,2) (Luo et al., arXiv:2506.06606, Algorithm 2), with two buffers: m, and z from θ_0.
+    """Stacey(p,2) (Luo et al., arXiv:2506.06606, Algorithm 2), with two buffers, m and z.
+
+    z is initialised to θ_0.
 
         c ← β1·m + (1-β1)·g
         z ← z - α·c
@@ -24,18 +26,18 @@ class Stacey(ElementwiseOptimizer):
         params: parameters or parameter groups, as for every torch optimizer.
         lr: η, the learning rate; at least 0.
         betas: β1 and β2, each in [0, 1).
-        alpha: α, the step of z; at least 0.
+        alpha: α, the step size of z; at least 0.
         tau: τ, the weight of z, in [0, 1].
-        p: of the norm; at least 2.
+        p: the exponent of the ℓp norm; at least 2.
         eps: ε; at least 0.
         weight_decay: λ; at least 0.
-        dual_in_direction: the reading that the authors of PowerStep ran. There z starts at 0, m is
-            updated before c, and z is a part of the direction:
+        dual_in_direction: use the version of the authors of PowerStep. In it, z starts at 0, m is
+            updated before c is computed, and z is part of the direction:
             θ ← (1-η·λ)·θ - η·(τ·z + (1-τ)·c / (|c|^((p-2)/(p-1)) + ε)).
 
     Raises:
-        ValueError: an argument lies outside the range given here, or a parameter has another dtype
-            than fp32, fp64, bf16 and fp16.
+        ValueError: an argument is out of range, or a parameter has another dtype than fp32, fp64,
+            bf16 or fp16.
     """
 
     buffers = ("momentum", "dual")
@@ -92,7 +94,7 @@ def _step_as_published(work: Work, group: dict[str, Any]) -> None:
     direction = correction.abs().add_(group["eps"]).pow_((2 - p) / (p - 1)).mul_(correction)
     decay = theta * (lr * group["weight_decay"])
     step_along_(theta, direction, lr)
-    theta.lerp_(dual.to(theta.dtype), group["tau"])  # exactly θ where both are θ
+    theta.lerp_(dual.to(theta.dtype), group["tau"])  # exactly θ if both are θ
     theta.sub_(decay)
 
 
