@@ -1,4 +1,4 @@
-"""PowerStep and its block quantiser written again in NumPy, straight from the paper's formulas."""
+"""NumPy reference of PowerStep and its quantisation, written from the paper's formulas."""
 
 import numpy as np
 
@@ -29,6 +29,6 @@ def quantize(x, block_size=128, bits=8):
 
 
 def dequantize(codes, scales, block_size=128, bits=8):
-    """Return the values that codes and scales stand for, in float64."""
+    """Return the dequantised values, in float64."""
     per_element = np.repeat(scales.astype(np.float64), block_size)[: codes.size]
     return codes.astype(np.float64) * per_element.reshape(codes.shape) / (2 ** (bits - 1) - 1)

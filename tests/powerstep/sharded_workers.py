@@ -1,4 +1,4 @@
-"""What test_sharded_training has one process and several do."""
+"""The training that test_sharded_training runs in one process and in several."""
 
 import warnings
 from dataclasses import dataclass, field
@@ -29,24 +29,24 @@ MORE_STEPS = 4  # after a checkpoint
 LR = 1e-2
 PRECISIONS = ("fp32", "bf16", "int8", "int4")
 
-# Each process's shard is a whole number of blocks of 128: halves; 3 rows and 2; 1 row and none.
+# Shapes whose shards on two processes are whole blocks of 128: halves; 3 and 2 rows; 1 and 0 rows.
 WHOLE_BLOCKS = {"even": (4, 128), "uneven": (5, 256), "one_row": (1, 128), "vector": (256,)}
-# Here too, though no row is one.
+# Shapes whose shards are whole blocks although a row is shorter than a block.
 SHORT_ROWS = {"rows": (4, 64), "filters": (8, 4, 4, 4)}
-# Blocks that one process would have run across the edge between two shards. Those of the vector
-# are two either way: of 128 elements and 4, or 66 and 66.
+# Shapes in which a block of one process crosses the edge between two shards. The vector has two
+# blocks in both cases: of 128 and 4 elements in one process, of 66 and 66 in two.
 CUT_BLOCKS = {"weight": (5, 24), "bias": (5,), "one_row": (1, 7), "vector": (132,)}
 
 
 @dataclass(frozen=True)
 class Case:
-    """Parameters, and the optimizer that steps on them with gradients made up for them."""
+    """Shapes of parameters, and the optimizer that updates them with synthetic gradients."""
 
     shapes: dict[str, tuple[int, ...]]
     arguments: dict[str, Any] = field(default_factory=lambda: {"weight_decay": 0.1})
     optimizer: type[torch.optim.Optimizer] = PowerStep
     dtype: torch.dtype = torch.float32
-    by_columns: bool = False  # as tensor parallel shards, instead of by fully_shard
+    by_columns: bool = False  # sharded by columns (tensor parallelism), not by fully_shard
 
 
 def kept_in(state_precision, **others):
@@ -71,7 +71,7 @@ CASES = {
     "bf16 parameters": Case(WHOLE_BLOCKS, {"lr": 0.1}, dtype=torch.bfloat16),
     **{name: Case(WHOLE_BLOCKS, optimizer=cls) for name, cls in BASELINES.items()},
 }
-# Checkpoints that any number of processes may load, and those for as many as saved them.
+# Cases whose checkpoints any number of processes can load, and those that need the same number.
 FOR_ANY = [
     *(f"whole {kind}" for kind in PRECISIONS),
     *("short int8", "short int4", "bf16 parameters", "NaiveAdamWInt8", "Stacey"),
@@ -89,7 +89,7 @@ class Parameters(nn.Module):
 
 
 def build(case, seed=0, **others):
-    """Return the parameters, sharded where there are several processes, and their optimizer."""
+    """Return the parameters, sharded if there are several processes, and their optimizer."""
     model = Parameters(case, seed)
     if dist.is_initialized():
         mesh = init_device_mesh("cpu", (dist.get_world_size(),))
@@ -112,11 +112,11 @@ def gradient(shape, step, index):
 
 
 def place(grad, param):
-    """Give each process its part of a gradient; nothing is added up, so nothing is rounded."""
+    """Set each process's part of a gradient, without a sum, so that nothing is rounded."""
     if not isinstance(param, DTensor):
         return grad
     if param.placements == (Shard(1),):
-        # What tensor parallel may leave: a summand in each process, of which the sum is meant.
+        # Tensor parallelism may leave a Partial gradient: the sum over processes is the gradient.
         summand = grad if dist.get_rank() == 0 else torch.zeros_like(grad)
         return DTensor.from_local(summand, param.device_mesh, [Partial()], run_check=False)
     whole = DTensor.from_local(
@@ -133,7 +133,7 @@ def take_steps(model, optimizer, shapes, steps, place=place):
 
 
 def contents(model, optimizer):
-    """Return parameters and state, the whole of them and what this process holds."""
+    """Return the full parameters and states, and this process's shards of them."""
     tensors = {
         name: {"param": param.detach()} | optimizer.state[param]
         for name, param in model.named_parameters()
@@ -169,7 +169,7 @@ def load(model, optimizer, folder):
 
 
 def step_on_given_gradients(name, folder):
-    """Return what some steps make of a case; save a checkpoint there, and take some more."""
+    """Take steps, save a checkpoint, and take more steps; return the results of both."""
     case = CASES[name]
     model, optimizer = build(case)
     take_steps(model, optimizer, case.shapes.values(), range(STEPS))
@@ -182,7 +182,7 @@ def step_on_given_gradients(name, folder):
 
 
 def resume(name, folder):
-    """Load a checkpoint over other parameters and another learning rate, and go on from there."""
+    """Load a checkpoint into other parameters with another learning rate, and take more steps."""
     case = CASES[name]
     model, optimizer = build(case, seed=1, lr=1.0)
     load(model, optimizer, folder / name)
@@ -192,7 +192,7 @@ def resume(name, folder):
 
 
 def gather_and_scatter(name):
-    """Return a state dict gathered from all processes, and what others make of it."""
+    """Gather a full state dict from all processes, and load it into another sharded model."""
     case = CASES[name]
     model, optimizer = build(case)
     take_steps(model, optimizer, case.shapes.values(), range(STEPS))
@@ -214,9 +214,9 @@ def share(batch: Tensor):
 
 
 def learn_exactly(state_precision):
-    """Train a linear model whose gradients are multiples of 1/8, which no order of adding rounds.
+    """Train a linear model whose gradients are multiples of 1/8, so that their sum is exact.
 
-    Its loss is linear too, so that they do not depend on the parameters.
+    The loss is linear too, so that the gradients do not depend on the parameters.
     """
     generator = torch.Generator().manual_seed(0)
     model = linear = nn.Linear(128, 3)
@@ -236,7 +236,7 @@ def learn_exactly(state_precision):
 
 
 def learn(way):
-    """Train a network to do as another does; return its parameters and the losses."""
+    """Train a network to imitate another; return its parameters and the losses."""
     torch.manual_seed(0)
     teacher = nn.Sequential(nn.Linear(16, 9), nn.Tanh(), nn.Linear(9, 5))
     model = network = nn.Sequential(nn.Linear(16, 33), nn.Tanh(), nn.Linear(33, 5))
@@ -267,7 +267,7 @@ def learn(way):
 
 
 def train(folder):
-    """Do all that one process and two both do; leave checkpoints in `folder`."""
+    """Run everything that both one and two processes run; save checkpoints in `folder`."""
     return {
         "given": {name: step_on_given_gradients(name, folder) for name in CASES},
         "exact": {kind: learn_exactly(kind) for kind in PRECISIONS},
@@ -276,7 +276,7 @@ def train(folder):
 
 
 def train_and_resume(folder):
-    """Train as one of two processes; load what one process left, and what these two did."""
+    """Train in one of two processes; load the checkpoints of one process and of two."""
     results = train(folder / "two")
     results["from one"] = {name: resume(name, folder / "one") for name in FOR_ANY}
     results["from two"] = {name: resume(name, folder / "two") for name in FOR_AS_MANY}
@@ -285,7 +285,7 @@ def train_and_resume(folder):
 
 
 def step_on_a_mesh(kind):
-    """Step on a layer sharded by tensor parallel and by fully_shard at once, where there are 4.
+    """Update layers; with 4 processes, shard them by tensor parallelism and by fully_shard.
 
     A process has 64 elements of the first bias, and a whole block of every other parameter.
     """
@@ -306,7 +306,7 @@ def step_on_meshes(folder):
 
 
 def work(rank, processes, task, folder):
-    """Do a task as one of several processes, and save the results by rank."""
+    """Run a task as one of several processes, and save its results by rank."""
     warnings.filterwarnings("error", module="powerstep")
     torch.set_num_threads(1)
     folder = Path(folder)
@@ -322,7 +322,7 @@ def work(rank, processes, task, folder):
 
 
 def spawn(processes, task, folder):
-    """Have several processes do a task, and return the results of each."""
+    """Run a task in several processes, and return the results of each."""
     torch.multiprocessing.spawn(work, (processes, task, str(folder)), nprocs=processes)
     return [
         torch.load(folder / f"{rank}-of-{processes}.pt", weights_only=True)

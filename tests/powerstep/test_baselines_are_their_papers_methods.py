@@ -1,7 +1,7 @@
 """AdamS, SignSGD, pbSGDM, Stacey and naive int8 AdamW, against their formulas in float64 NumPy.
 
-Each oracle below is written from the paper that its docstring names. The readings of the authors
-of PowerStep (arXiv:2605.10335) have oracles of their own.
+Each reference below is written from the paper that its docstring names. The versions of the
+authors of PowerStep (arXiv:2605.10335) have their own references.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ def power(x, beta):
 
 
 def adams(theta, grads, beta1=0.9, beta2=0.95, eps=1e-8):
-    """Zhang et al., arXiv:2505.16363: v from the momentum of the step before."""
+    """Zhang et al., arXiv:2505.16363: v uses the momentum of the previous step."""
     m = np.zeros_like(theta)
     for g in grads:
         v = beta2 * m**2 + (1 - beta2) * g**2
@@ -30,7 +30,7 @@ def adams(theta, grads, beta1=0.9, beta2=0.95, eps=1e-8):
 
 
 def adams_bias_corrected(theta, grads, beta1=0.9, beta2=0.95, eps=1e-8):
-    """The reading of PowerStep's authors: v from the new momentum, Adam's corrections of both."""
+    """The version of PowerStep's authors: v uses the new momentum; Adam's bias corrections."""
     m = np.zeros_like(theta)
     for t, g in enumerate(grads, 1):
         m = beta1 * m + (1 - beta1) * g
@@ -49,7 +49,7 @@ def signsgd(theta, grads, gamma=0.9):
 
 
 def pbsgdm(theta, grads, gamma=0.9, beta=0.1):
-    """Zhou et al., IJCAI 2020: the transform before the accumulation."""
+    """Zhou et al., IJCAI 2020: transform the gradient, then accumulate it."""
     m = np.zeros_like(theta)
     for g in grads:
         m = gamma * m + power(g, beta)
@@ -58,7 +58,7 @@ def pbsgdm(theta, grads, gamma=0.9, beta=0.1):
 
 
 def pbsgdm_decay_in_momentum(theta, grads, gamma=0.9, beta=0.1):
-    """The reading of PowerStep's authors: the decay is added to the buffer itself."""
+    """The version of PowerStep's authors: the weight decay is added to the momentum."""
     m = np.zeros_like(theta)
     for g in grads:
         m = gamma * m + power(g, beta) + DECAY * theta
@@ -81,7 +81,7 @@ def stacey(theta, grads, beta1=0.9, beta2=0.99, alpha=0.1, tau=0.001, p=11, eps=
 def stacey_dual_in_direction(
     theta, grads, beta1=0.9, beta2=0.99, alpha=0.1, tau=0.001, p=11, eps=1e-8
 ):
-    """The reading of PowerStep's authors: z starts at 0 and is a part of the direction."""
+    """The version of PowerStep's authors: z starts at 0 and is part of the direction."""
     m, z = np.zeros_like(theta), np.zeros_like(theta)
     for g in grads:
         m = beta2 * m + (1 - beta2) * g

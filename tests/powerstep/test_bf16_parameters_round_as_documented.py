@@ -1,4 +1,4 @@
-"""What becomes of steps that are small beside the spacing of bf16 numbers."""
+"""Steps that are small compared with the spacing of bf16 numbers."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def rounded(x, seed=0):
 
 
 def neighbours(x):
-    """Return the bf16 numbers next to each fp32 one towards and away from zero, by its bits."""
+    """Return the bf16 neighbours of fp32 numbers, towards zero and away from it."""
     bits = np.asarray(x, np.float32).view(np.uint32)
     down = (bits & 0xFFFF0000).view(np.float32)
     up = np.where(bits & 0xFFFF, (bits & 0xFFFF0000) + 0x10000, bits).astype(np.uint32)
@@ -46,7 +46,7 @@ def test_the_mean_is_the_number_itself():
     x = numbers.repeat_interleave(200_000)
     mean = rounded(x).double().view(len(numbers), -1).mean(1)
     spacing = torch.from_numpy(np.subtract(*neighbours(numbers)[::-1])).double().abs()
-    # Five standard errors of a mean of 200,000 numbers that are up or down.
+    # Five standard errors of the mean of 200,000 numbers, each rounded up or down.
     assert ((mean - numbers.double()).abs() <= 5 * spacing / 2 / 200_000**0.5).all()
 
 
@@ -70,7 +70,7 @@ def test_the_input_is_left_as_it_was():
 
 
 def distance_moved(steps, size, path, **arguments):
-    """Return how far bf16 weights near 0.02 go in `steps` steps of `size`, beside fp32 ones."""
+    """Return how far bf16 weights near 0.02 move in `steps` steps of `size`, relative to fp32."""
     torch.manual_seed(0)
     start = torch.full((4096,), 0.02).bfloat16()
     param = torch.nn.Parameter(start.clone())
@@ -83,7 +83,7 @@ def distance_moved(steps, size, path, **arguments):
 
 @pytest.mark.parametrize("path", [{"compiled": False}, {"foreach": True}, {"compiled": True}])
 def test_small_steps_add_up_only_with_stochastic_rounding(path):
-    # bf16 numbers near 0.02 are 1.2e-4 apart, so that half of it is six of these steps.
+    # The spacing of bf16 numbers near 0.02 is 1.2e-4; half of it is six of these steps.
     assert distance_moved(100, 1e-5, path) == 0
     moved = distance_moved(100, 1e-5, path, stochastic_rounding=True)
     assert moved == pytest.approx(1, abs=0.03)

@@ -36,7 +36,7 @@ def relative_errors(power, bits, beta):
 @pytest.mark.parametrize("beta", BETAS)
 def test_relative_error_is_at_most_2e_6_over_all_normal_floats(power, beta):
     rng = np.random.default_rng(0)
-    anywhere = rng.integers(0x00800000, 0x7F800000, 2**20)  # each exponent as often as any other
+    anywhere = rng.integers(0x00800000, 0x7F800000, 2**20)  # all exponents equally often
     ends = [0x00800000, 0x7F7FFFFF]
     near_powers_of_two = (np.arange(1, 255) << 23)[:, None] + np.arange(-3, 4)
     near_sqrt_half = (np.arange(0, 254) << 23)[:, None] + 0x003504F3 + np.arange(-3, 4)

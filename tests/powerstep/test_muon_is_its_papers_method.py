@@ -1,4 +1,4 @@
-"""Muon's step on matrices is its own paper's; other parameters step as with PowerStep or AdamW."""
+"""Matrices follow Muon's paper; other parameters are updated as by PowerStep or AdamW."""
 
 import copy
 
@@ -60,7 +60,7 @@ def newton_schulz(matrix):
 
 
 def muon(theta, grads):
-    """Return a matrix after some steps, by arXiv:2502.16982, section 2.2, in float64."""
+    """Return a matrix after a step on each gradient (arXiv:2502.16982, section 2.2), in float64."""
     momentum = np.zeros_like(theta)
     for g in grads:
         momentum = 0.95 * momentum + 0.05 * g

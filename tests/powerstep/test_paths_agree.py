@@ -1,4 +1,4 @@
-"""The foreach and compiled paths take the steps of the single-tensor path, their definition."""
+"""The foreach and the compiled path take the same steps as the single-tensor path."""
 
 import itertools
 import warnings
@@ -41,9 +41,9 @@ def train(params, steps=4, seed=1, **arguments):
 
 
 def assert_agree(one, other, dtype, precision):
-    # Fused multiply-adds round the momentum once where two operations do it twice, and the compiled
-    # power function is off by up to 2e-6. A bf16 number and a code of a quantised momentum may then
-    # differ by one unit, which shows in the steps after.
+    # A fused multiply-add rounds the momentum once, two operations round it twice, and the compiled
+    # power function has a relative error of up to 2e-6. A bf16 number or a code of a quantised
+    # momentum may therefore differ by one unit, which affects the following steps.
     loose = dtype != torch.float32 or precision in ("bf16", "int8", "int4")
     for ours, theirs in zip(one[0], other[0], strict=True):
         torch.testing.assert_close(
@@ -105,7 +105,7 @@ def test_any_shapes_agree_on_all_paths(shapes, dtype, precision, block_size, bet
     several = train(parameters(shapes, dtype), steps=2, foreach=True, **arguments)
     for ours, theirs in zip(single[0], several[0], strict=True):
         assert torch.equal(ours, theirs)
-    if block_size in (32, 128):  # another block size is another kernel
+    if block_size in (32, 128):  # each block size needs a kernel of its own
         kernel = train(parameters(shapes, dtype), steps=2, compiled=True, **arguments)
         for ours, theirs in zip(single[0], kernel[0], strict=True):
             tolerance = 2**-7 if dtype == torch.bfloat16 else 1e-5
@@ -137,7 +137,7 @@ def test_another_lr_or_shape_never_recompiles():
             lr.mul_(0.5)
         optimizer.step()
 
-    step([(4, 128)], 0.1)  # compiled once, here if not in an earlier test
+    step([(4, 128)], 0.1)  # compiles unless an earlier test did
     with torch._dynamo.config.patch(error_on_recompile=True):
         for rows in range(2, 40):  # far more than torch's recompile limit of 8
             step([(rows, 128), (3, rows, 256), (rows + 700,)], 0.1 / rows)

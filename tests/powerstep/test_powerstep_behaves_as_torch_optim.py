@@ -1,4 +1,4 @@
-"""The optimizers keep the manners of torch's own, those that its `test_optim.py` holds them to."""
+"""The optimizers behave like torch's own, as tested in torch's `test_optim.py`."""
 
 import copy
 import io
@@ -206,7 +206,7 @@ def test_schedulers_cycle_the_momentum_as_of_torchs_sgd(
         sgd.step()
         for each in schedulers:
             each.step()
-        if resumed:  # between the scheduler's step and the next one of the optimizer
+        if resumed:  # after the scheduler's step, before the optimizer's next one
             state = saved_and_loaded(optimizer.state_dict())
             assert state["param_groups"][0]["gamma"] == sgd.param_groups[0]["momentum"]
             optimizer.load_state_dict(state)
@@ -318,7 +318,7 @@ def test_what_is_not_finite_stays_with_its_own_element(bad, beta, path):
         assert param[7].isnan()
     others = torch.arange(300) != 7
     assert param[others].isfinite().all()
-    assert not optimizer.state[param]["momentum"][7].isfinite()  # and the steps after know
+    assert not optimizer.state[param]["momentum"][7].isfinite()  # and it stays in the momentum
 
 
 # --- state ------------------------------------------------------------------------------------
@@ -422,7 +422,8 @@ def test_state_and_pickles_without_newer_arguments_load():
 
 
 def test_scales_of_the_first_release_load():
-    # They were flat where they now have the shape of the parameter with a shorter last dimension.
+    # The first release stored scales flat; now they have the parameter's shape with a shorter last
+    # dimension.
     param = nn.Parameter(torch.randn(4, 256, generator=torch.Generator().manual_seed(0)))
     param.grad = param.detach().clone()
     optimizer = PowerStep([param], lr=0.1, state_precision="int8")
@@ -481,7 +482,7 @@ def test_state_bytes_per_parameter(precision, expected, dtype):
     assert size / param.numel() == expected
 
 
-# --- hooks, groups added later, words ---------------------------------------------------------
+# --- hooks, groups added later, messages ------------------------------------------------------
 
 
 def test_step_hooks_run_before_and_after():

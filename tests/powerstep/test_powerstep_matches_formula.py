@@ -44,7 +44,7 @@ def test_fp32_state_follows_the_formula(shape, beta, weight_decay):
 
 
 @given(
-    gamma=st.floats(0.1, 0.99),  # below, products underflow in fp32 and not in float64
+    gamma=st.floats(0.1, 0.99),  # smaller products underflow in fp32 but not in float64
     beta=st.floats(0, 1),
     weight_decay=st.floats(0, 0.5),
     seed=st.integers(0, 2**31),
@@ -86,12 +86,12 @@ def test_decay_acts_on_the_old_parameter_and_not_on_the_momentum():
 def test_bf16_parameters_are_updated_in_fp32():
     start, grads = random_walk((64,), dtype=torch.bfloat16)
     rounded, momentum = start.double().numpy(), np.zeros(64)
-    for grad in grads:  # rounded to bf16 once a step, and nowhere else
+    for grad in grads:  # rounded to bf16 once per step only
         momentum = 0.9 * momentum + grad.double().numpy()
         rounded = rounded - 0.1 * np.sign(momentum) * np.abs(momentum) ** 0.1
         rounded = torch.from_numpy(rounded).bfloat16().double().numpy()
     actual = steps(start, grads, PowerStep, lr=0.1).double().numpy()
-    # Where fp32 and float64 fall on two sides of a tie, bf16 differs by one unit in the last place.
+    # If fp32 and float64 are on different sides of a tie, bf16 differs in its last bit.
     assert (actual == rounded).mean() > 0.95
     np.testing.assert_allclose(actual, rounded, rtol=2**-6)
 
@@ -117,8 +117,8 @@ def test_quantised_steps_use_the_full_precision_momentum_and_store_its_codes(sha
             codes = unpack_int4(codes.flatten(), before.size).view(shape)
         codes, scales = codes.numpy(), state["momentum_scales"].flatten().numpy().copy()
         expected_codes, expected_scales = oracle.quantize(momentum, bits=bits)
-        # The momentum is rounded to fp32, relative to its larger summand: a code on a tie may fall
-        # to either side.
+        # The momentum has an fp32 rounding error relative to its larger summand, so a code at a tie
+        # may be rounded to either side.
         rounding = 1e-6 * grad.abs().max().item()
         np.testing.assert_allclose(scales, expected_scales, rtol=1e-6, atol=rounding)
         assert np.abs(codes.astype(int) - expected_codes).max() <= 1

@@ -1,4 +1,4 @@
-"""The blockwise int8 codec is section 4 of arXiv:2605.10335, code for code."""
+"""Blockwise quantisation gives exactly the codes of arXiv:2605.10335, section 4."""
 
 import numpy as np
 import pytest

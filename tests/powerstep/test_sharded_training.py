@@ -1,4 +1,4 @@
-"""Several processes train as one does, and one loads what they saved."""
+"""Several processes train as one process does, and one loads the checkpoints of several."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from torch.distributed.checkpoint import CheckpointException
 from tests.powerstep import sharded_workers as workers
 from tests.powerstep.sharded_workers import CASES, FOR_ANY, FOR_AS_MANY, PRECISIONS
 
-# Of checkpoints that the tests' own process saves and loads.
+# Warnings about checkpoints that the tests' own process saves and loads.
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
 
 
@@ -36,7 +36,7 @@ def four(folder):
 
 
 def assert_equal(actual, expected):
-    """Demand the same names, dtypes, shapes and bits."""
+    """Assert equal names, dtypes, shapes and bits."""
     torch.testing.assert_close(actual, expected, rtol=0, atol=0)
 
 
@@ -45,7 +45,7 @@ def names(*firsts):
 
 
 def alone(name, rank):
-    """Train the shards of one process, each as a parameter of its own."""
+    """Train the shards in one process, each as a parameter of its own."""
     case = CASES[name]
     model = workers.Parameters(case)
     for key, param in list(model.named_parameters()):
@@ -72,8 +72,8 @@ def test_ddp_on_halves_of_a_batch_is_one_process_on_the_whole_bit_for_bit(one, t
 def test_a_network_learns_as_in_one_process(one, two, way):
     learned = two[0]["learned"][way]
     assert learned["losses"][-5:].mean() < learned["losses"][:5].mean() / 3
-    # Gradients are added up in another order, which β = 0.1 magnifies where a momentum cancels to
-    # almost nothing; 1e-5 is a 300th of one step.
+    # Gradients are summed in another order. β = 0.1 magnifies the difference if a momentum nearly
+    # cancels to 0. 1e-5 is 1/300 of a step.
     torch.testing.assert_close(learned, one["learned"][way], rtol=1e-5, atol=1e-5)
     assert_equal(two[1]["learned"][way], learned)
 
@@ -94,7 +94,7 @@ def test_a_state_without_blocks_is_that_of_one_process_however_shards_are_cut(on
         actual = results["given"][f"cut {kind}"]["trained"]["whole"]
         for name in expected:
             assert_equal(actual[name]["momentum"], expected[name]["momentum"])
-            # torch takes powers of what does not fill a vector of the CPU with another function.
+            # On a CPU, torch uses another power function for the rest of an incomplete vector.
             torch.testing.assert_close(
                 actual[name]["param"], expected[name]["param"], rtol=1e-6, atol=1e-6
             )
@@ -108,7 +108,7 @@ def test_where_shards_cut_blocks_each_process_has_blocks_of_its_own(two, name):
             for key, expected in tensors.items():
                 stored, length = actual[param][key].flatten(), expected.numel()
                 assert_equal(stored[:length], expected.flatten())
-                assert not stored[length:].any()  # the smaller shard is filled up with zeros
+                assert not stored[length:].any()  # the smaller shard is padded with zeros
 
 
 @pytest.mark.parametrize(("kind", "largest_code"), [("int8", 127), ("int4", 7)])
@@ -123,11 +123,11 @@ def test_blocks_of_each_process_differ_from_one_process_by_rounding_alone(
             momentum = 0.9 * momentum + workers.gradient(shape, step, index)
             error *= 0.9
             bound += workers.LR * error  # at β = 1, θ moves by η·m
-            # Storing m adds half a code, of a block whose maximum is off by the error so far.
+            # Storing m adds half a code, of a block whose maximum has the error so far.
             error += (momentum.abs().max().item() + error) / largest_code / 2
         difference = (actual[name]["param"] - expected[name]["param"]).abs().max().item()
-        assert difference <= 2 * bound + 1e-5  # each of the two is that near to no rounding at all
-        # One process holds the only row, whose blocks are then as without the other.
+        assert difference <= 2 * bound + 1e-5  # both are within `bound` of the unrounded result
+        # One process has the only row, so its blocks are the same as in a single process.
         assert (difference == 0) == (name == "one_row")
 
 
@@ -210,7 +210,7 @@ def test_fsdp_over_tensor_parallel_is_one_process_bit_for_bit(four, kind):
     expected = workers.step_on_a_mesh(kind)
     for results in four:
         actual = dict(results[kind])
-        if kind in ("int8", "int4"):  # then each process has a block of its own of the first bias
+        if kind in ("int8", "int4"):  # each process has its own block of the first bias
             cut = actual.pop("0.bias")
             assert cut["momentum_scales"].numel() == 4
             assert all(value.isfinite().all() for value in cut.values())

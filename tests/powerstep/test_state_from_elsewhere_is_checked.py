@@ -1,4 +1,4 @@
-"""State that was saved, cast or left behind is used as it was meant, or refused in a sentence."""
+"""Saved, cast or outdated state is either used correctly or rejected with a clear message."""
 
 import copy
 import io
@@ -43,7 +43,7 @@ def one(*shape, optimizer=PowerStep, **arguments):
 
 
 def saved(optimizer):
-    """Return the state dict after a way through a file."""
+    """Save the state dict to a file, and return the loaded one."""
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
     file.seek(0)

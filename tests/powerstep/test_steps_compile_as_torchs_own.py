@@ -1,4 +1,4 @@
-"""`torch.compile(optimizer.step)` makes as few graphs as of torch's AdamW, and the same steps."""
+"""`torch.compile(optimizer.step)` takes the same steps, with no more graphs than torch's AdamW."""
 
 import copy
 
@@ -18,7 +18,7 @@ from powerstep.baselines import (
     Stacey,
 )
 
-# torch says so of every optimizer whose step is compiled.
+# torch gives this warning for every optimizer whose step is compiled.
 pytestmark = pytest.mark.filterwarnings("ignore:.*record_function:UserWarning")
 
 STEPS = 4
@@ -92,7 +92,7 @@ def test_a_cycled_momentum_compiles_no_more_graphs_than_of_sgd(lr):
 
 @pytest.mark.parametrize("name", OURS)
 def test_an_eager_step_never_reads_a_tensor_that_is_the_lr(name):
-    # A tensor on the meta device has no value that could be read.
+    # A tensor on the meta device has no value, so reading it would fail.
     cls, arguments = OURS[name]
     model = linear().to("meta")
     optimizer = cls(model.named_parameters(), lr=0.01, weight_decay=0.1, **arguments)
