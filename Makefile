@@ -1,19 +1,23 @@
-# Every command makes the virtual environment it needs:
-#   make reproduce                 trains and reports the profile `laptop`
-#   make reproduce PROFILE=smoke   the same in a few minutes, for a first look
-#   make reproduce LAUNCHER=slurm  the same on a cluster: each run is a job of SLURM
-#   make plan                      shows what would be done, and what each job asks for
-#   make status                    shows how far every run is
-#   make test                      runs the tests
-#   make bench                     measures a step of each optimizer, in an environment of its own
-#   make bench-analysis            measures the analysis of 500 runs
-#   make reference                 keeps what a finished profile found in results/reference/
-# PYTHON=… names the Python to make it with; make_venv.sh says which are accepted.
+# Targets; each makes the virtual environment .venv first unless it says otherwise:
+#   make reproduce                 train and report the profile `laptop`
+#   make reproduce PROFILE=smoke   the same for a small profile, in a few minutes
+#   make reproduce LAUNCHER=slurm  the same on a cluster: each run is a SLURM job
+#   make plan                      show what would be done, and what each job asks for
+#   make status                    show the progress of every run
+#   make test                      run the tests
+#   make lint                      run the linters
+#   make bench                     measure a step of each optimizer, in an environment of its own
+#   make bench-analysis            measure the analysis of 500 runs
+#   make reference                 copy a profile's results to results/reference/; makes no .venv
+#   make venv                      make .venv
+#   make lock                      write requirements.lock from pyproject.toml; makes no .venv
+#   make clean                     delete the environments
+# PYTHON=… is the Python to make an environment with; make_venv.sh says which are accepted.
 
 PROFILE ?= laptop
 LAUNCHER ?= default
-# Recipes read these from their environment, as "$$PROFILE": in the text of a command a blank or a
-# quote in them would change it. `value` leaves a $ in a name as it was typed.
+# Recipes read these from their environment, as "$$PROFILE", so that blanks and quotes in a name are
+# safe. `value` leaves a $ in a name as it is.
 override PROFILE := $(value PROFILE)
 export PROFILE LAUNCHER
 VENV := .venv
@@ -37,7 +41,7 @@ plan: venv
 status: venv
 	@$(IN_VENV) python -m experiments status --profile "$$PROFILE"
 
-# Those that need a cluster mostly wait for it, so the others run beside them.
+# The tests of SLURM mostly wait for their jobs, so the other tests run at the same time.
 test: venv
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync test-here test-slurm
 
@@ -47,7 +51,7 @@ test-here:
 test-slurm:
 	$(IN_VENV) python -m pytest tests/slurm -rs
 
-# Apart from the other, because transformers imports torchao wherever it is installed.
+# In an environment of its own, because transformers imports torchao wherever it is installed.
 bench:
 	@sh make_venv.sh $(VENV)-bench requirements.lock requirements-bench.lock
 	PATH="$$PWD/$(VENV)-bench/bin:$$PATH" python -m experiments bench
@@ -55,7 +59,7 @@ bench:
 bench-analysis: venv
 	$(IN_VENV) python -m tests.measure_analysis
 
-# The folder of a profile's results has the name of its file without the suffix, as in the Snakefile.
+# A profile's results are in a folder with the name of its file, without the suffix.
 reference:
 	@set -e; name=$$(basename -- "$$PROFILE"); name=$${name%.*}; \
 	from="results/$$name"; to="results/reference/$$name"; \
@@ -69,11 +73,12 @@ reference:
 lint: venv
 	$(IN_VENV) python -m ruff check .
 	$(IN_VENV) python -m ruff format --check .
+	$(IN_VENV) python -c 'from importlinter.cli import lint_imports_command as lint; lint()' --no-cache
 	$(IN_VENV) python -m snakefmt --check Snakefile
 	$(IN_VENV) python tests/lint_snakefile.py
 
-# Resolves pyproject.toml anew, but for torch, and writes every version it chose. Build tags (+cpu)
-# and what only a CUDA build brings along are left out, so that the pins install on any machine.
+# Resolves pyproject.toml, with torch pinned, and writes all versions. Build tags (+cpu) and packages
+# of CUDA builds are left out, so that the pins install on any machine.
 lock:
 	PYTHON=python3.11 sh make_venv.sh $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install --quiet torch==2.13.0 --editable '.[experiments,test]'

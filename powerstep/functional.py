@@ -92,6 +92,44 @@ def adamw_(
     beta1, beta2 = betas
     exp_avg.lerp_(grad, 1 - beta1)
     exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+    adamw_step_(
+        param,
+        exp_avg,
+        exp_avg_sq,
+        lr=lr,
+        betas=betas,
+        eps=eps,
+        weight_decay=weight_decay,
+        step=step,
+    )
+
+
+def adamw_step_(
+    param: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    *,
+    lr: float | Tensor,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    step: int | Tensor,
+) -> None:
+    """Update `param` in place from AdamW's two moments, already averaged in this step.
+
+    θ ← (1 - η·λ)·θ - η·m̂ / (√v̂ + ε), where m̂ = m / (1 - β1ᵗ) and v̂ = v / (1 - β2ᵗ).
+
+    Args:
+        param: θ, any shape, fp32 or fp64; updated in place.
+        exp_avg: m, the shape of `param`, fp32; left unmodified.
+        exp_avg_sq: v, the shape of `param`, fp32; left unmodified.
+        lr: as in `adamw_`.
+        betas: as in `adamw_`.
+        eps: as in `adamw_`.
+        weight_decay: as in `adamw_`.
+        step: as in `adamw_`.
+    """
+    beta1, beta2 = betas
     denominator = exp_avg_sq.div(1 - beta2**step).sqrt_().add_(eps)
     param.mul_(1 - lr * weight_decay)
     step_along_(param, exp_avg / denominator, lr / (1 - beta1**step))

@@ -7,7 +7,7 @@ from torch.optim.optimizer import ParamsT
 
 from powerstep.arguments import ArgumentRule, at_least, betas, one_of
 from powerstep.base import ElementwiseOptimizer
-from powerstep.functional import step_along_
+from powerstep.functional import adamw_step_
 from powerstep.pieces import Work
 
 
@@ -64,8 +64,16 @@ class NaiveAdamWInt8(ElementwiseOptimizer):
     def _update(self, work: Work, group: dict[str, Any], step: int | Tensor) -> None:
         theta, grad, (exp_avg, exp_avg_sq) = work
         beta1, beta2 = group["betas"]
+        # Not lerp_, as in functional.adamw_: its last bits differ from those of the kept results.
         exp_avg.mul_(beta1).add_(grad, alpha=1 - beta1)
         exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        denominator = (exp_avg_sq / (1 - beta2**step)).sqrt_().add_(group["eps"])
-        theta.mul_(1 - group["lr"] * group["weight_decay"])
-        step_along_(theta, exp_avg / denominator, group["lr"] / (1 - beta1**step))
+        adamw_step_(
+            theta,
+            exp_avg,
+            exp_avg_sq,
+            lr=group["lr"],
+            betas=group["betas"],
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+            step=step,
+        )
