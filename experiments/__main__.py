@@ -43,7 +43,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     command = commands.add_parser("launch", help="have one run trained, here or by SLURM")
     _add_run(command)
-    command.add_argument("--job", default="", help="what it asks of SLURM, as JSON; else here")
+    command.add_argument(
+        "--job", default="null", help="what it asks of SLURM, as JSON; null to train it here"
+    )
     command.set_defaults(run=run_launch)
 
     command = commands.add_parser("jobs", help="show what the runs to train will ask of SLURM")
@@ -140,7 +142,7 @@ def run_launch(options: argparse.Namespace) -> None:
     from experiments.launch.launch import launch
 
     spec, run = RunSpec.model_validate_json(options.spec), RunFolder(options.folder)
-    if options.job:
+    if options.job != "null":
         from experiments.launch.slurm.launcher import SlurmLauncher
         from experiments.launch.slurm.queue import Queue
         from experiments.launch.slurm.settings import JobSettings

@@ -116,9 +116,9 @@ class Workflow:
         return str(self._results.corpora / self.runs[run].corpus.path)
 
     def job_of(self, run: str) -> str:
-        """Return what a run asks of SLURM, as JSON; "" if it is trained on this machine."""
+        """Return what a run asks of SLURM, as JSON; null if it is trained on this machine."""
         if not self.cluster:
-            return ""
+            return "null"
         return self._jobs[run].model_dump_json(exclude_defaults=True, ensure_ascii=True)
 
     def check_start(self) -> None:

@@ -23,7 +23,7 @@ from experiments.runs.metrics import MetricsLog
 from experiments.runs.summary import Summary
 from experiments.training.checkpoint import by_name, by_number, check_shapes, fresh_state
 from experiments.training.learning_rate import lr_factor
-from experiments.training.measuring import ParameterCopy, peak_memory_bytes, synchronized_time
+from experiments.training.measuring import ParameterCopy, PeakMemory, synchronized_time
 from experiments.training.parallel import Parallel
 from experiments.training.sharding import shard, whole
 from experiments.training.strategies import ShardedStrategy
@@ -50,6 +50,7 @@ class LanguageModelRun(L.LightningModule):
         self.model = build_model(spec.model)
         self.last_row: dict[str, float] = {}
         self._val_losses: list[tuple[float, int]] = []
+        self._peak = PeakMemory()
         self._peak_bytes = 0
         self._rng: dict[str, Tensor] = {}
 
@@ -101,7 +102,7 @@ class LanguageModelRun(L.LightningModule):
         lr = float(self.optimizer.param_groups[0]["lr"])  # it may be a tensor
         is_validated = step % settings.val_every == 0
         is_logged = is_validated or step % settings.log_every == 0
-        before = ParameterCopy([*self.model.parameters()]) if is_logged else None
+        before = ParameterCopy([*self.model.parameters()], self._peak) if is_logged else None
         started = synchronized_time()
         loss = self._accumulate_gradients()
         grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip_norm)
@@ -194,7 +195,7 @@ class LanguageModelRun(L.LightningModule):
 
     def on_fit_end(self) -> None:
         """Learn how much memory the process needed that needed most."""
-        peak = torch.tensor(peak_memory_bytes(), device=self.device)
+        peak = torch.tensor(self._peak.update(), device=self.device)
         self._peak_bytes = int(self.trainer.strategy.reduce(peak, reduce_op="max"))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -23,57 +23,84 @@ def synchronized_time() -> float:
     return time.perf_counter()
 
 
-def peak_memory_bytes() -> int:
-    """Return the most memory this process has used: of the GPU if there is one, else of RAM."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # KiB on Linux, bytes on macOS
+class PeakMemory:
+    """The most memory this process has used: of the GPU if there is one, else of RAM.
+
+    Copies that only the metrics need do not count.
+    """
+
+    def __init__(self) -> None:
+        self._peak = 0
+        self._excluded = 0
+
+    def update(self) -> int:
+        """Return the peak so far, in bytes."""
+        if torch.cuda.is_available():
+            peak = torch.cuda.max_memory_allocated() - self._excluded
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            peak *= 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB on Linux
+        self._peak = max(self._peak, peak)
+        return self._peak
+
+    def exclude(self, size: int) -> None:
+        """Do not count `size` bytes of GPU memory from now on; `update` must come first."""
+        self._excluded = size
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
 
 
 class ParameterCopy:
-    """The values of parameters before an update, kept out of the memory that is measured.
+    """The values of parameters before an update, kept so that the peak of memory leaves them out.
 
-    On an accelerator they are moved to the host. On a CPU they are written to a file, whose pages
-    are not part of the process's resident memory: on Linux a file in memory (memfd_create),
-    elsewhere a temporary file.
+    On a GPU their size is subtracted. In RAM it could not be, because the system knows only the
+    peak of all pages; there they are written to a file, whose pages are not counted: on Linux a
+    file in memory (memfd_create), elsewhere a temporary file.
 
     Args:
         params: the parameters; of a DTensor, each process keeps its own part.
+        peak: the peak that must not count the copy.
     """
 
-    def __init__(self, params: Sequence[Tensor]) -> None:
+    def __init__(self, params: Sequence[Tensor], peak: PeakMemory) -> None:
         self._params = params
+        self._peak = peak
+        self._copies: list[Tensor] = []
         self._file: BinaryIO | None = None
-        self._on_host: list[Tensor] = []
-        if any(param.device.type == "cpu" for param in params):
+        peak.update()
+        if params[0].device.type == "cpu":
             self._file = _memory_file()
             for param in params:
                 self._file.write(_bytes_of(_local(param)).numpy())
         else:
-            self._on_host = [_local(param).cpu() for param in params]
+            before = torch.cuda.memory_allocated()
+            self._copies = [_local(param).clone() for param in params]
+            peak.exclude(torch.cuda.memory_allocated() - before)
 
     def rms_change(self) -> float:
         """Return the root mean square of the change of all parameters, and free the copy."""
+        self._peak.update()
         if self._file:
             self._file.seek(0)
-        squares = []
-        for index, param in enumerate(self._params):
-            change = self._take(index).float().sub_(param.detach().float())
-            squares.append(whole(change.square_().sum()))
+        squares = [self._squared_change(index) for index in range(len(self._params))]
         if self._file:
             self._file.close()
+        else:
+            self._peak.exclude(0)
         return math.sqrt(sum(squares).item() / sum(param.numel() for param in self._params))
 
+    def _squared_change(self, index: int) -> Tensor:
+        change = self._take(index).float().sub_(self._params[index].detach().float())
+        return whole(change.square_().sum())
+
     def _take(self, index: int) -> Tensor:
-        """Return the old values of a parameter, sharded as it is; called in order."""
+        """Return the old values of a parameter, sharded as it is; called once each, in order."""
         param = self._params[index]
-        local = torch.empty_like(_local(param))
         if self._file:
+            local = torch.empty_like(_local(param))
             self._file.readinto(_bytes_of(local).numpy())
         else:
-            local.copy_(self._on_host[index])
-            self._on_host[index] = torch.empty(0)
+            local, self._copies[index] = self._copies[index], torch.empty(0)
         if not isinstance(param, DTensor):
             return local
         return DTensor.from_local(
