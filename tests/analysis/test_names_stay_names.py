@@ -16,6 +16,7 @@ from analysis.tables.final_losses import loss_by_optimizer, loss_by_value
 from analysis.tables.write import make_table, write_table
 from analysis.text import number
 from experiments.launch.status import status
+from experiments.runs.folder import ResultsFolder
 from experiments.settings import ConfigError
 from tests.analysis.conftest import planned, write_plan, write_run, write_studies
 
@@ -91,7 +92,7 @@ def test_status_shows_names_as_they_are(tiny_plan, tmp_path):
     runs = tiny_plan()
     for run in runs:
         run.spec.__dict__["model_name"] = "007"
-    assert re.search(r"^007 +adamw", status(runs, tmp_path), re.MULTILINE)
+    assert re.search(r"^007 +adamw", status(runs, ResultsFolder(tmp_path)), re.MULTILINE)
 
 
 def test_markup_in_a_label_is_text_in_every_table(results_folder):

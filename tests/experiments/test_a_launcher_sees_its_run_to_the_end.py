@@ -15,7 +15,7 @@ from experiments.launch.gpus import own_gpu, visible_gpus
 from experiments.launch.status import status
 from experiments.plan.grid import plan
 from experiments.plan.reading import load_profile
-from experiments.runs.folder import RunFolder
+from experiments.runs.folder import ResultsFolder, RunFolder
 from experiments.runs.logs import last_line
 from tests.conftest import profile_values, write_profile
 
@@ -166,10 +166,10 @@ def test_tensorboard_gets_every_logged_number(planned, launch, results):
 def test_status_shows_where_each_run_stands(planned, launch, results):
     mine = planned(**LONG)
     run = folder_of(mine, results)
-    assert status(mine, results).endswith("\n1 runs: 1 pending")
+    assert status(mine, ResultsFolder(results)).endswith("\n1 runs: 1 pending")
     launcher = launch(mine)
     wait_until_it_trains(run)
-    shown = status(mine, results)
+    shown = status(mine, ResultsFolder(results))
     assert shown.endswith("1 runs: 1 running")
     (line,) = re.findall(r"^tiny +mine +.*$", shown, re.MULTILINE)
     step, loss = re.search(r"running +(\d+) +(\d\.\d+) +[\d,]+ +\d:\d\d:\d\d", line).groups()
@@ -177,7 +177,7 @@ def test_status_shows_where_each_run_stands(planned, launch, results):
     assert 0 < float(loss) < 10
     launcher.kill()
     launcher.communicate()
-    assert "its launcher is gone" in status(mine, results)
+    assert "its launcher is gone" in status(mine, ResultsFolder(results))
     for process in psutil.process_iter(["cmdline"]):
         if str(run.training.path) in (process.info["cmdline"] or []):
             process.kill()

@@ -301,7 +301,7 @@ def test_settings_that_do_not_fit_are_refused(settings, message):
 )
 def test_a_run_that_cannot_be_shared_is_refused(specs, model, training, settings, message):
     with pytest.raises(ConfigError, match=message):
-        Parallel(**settings).check(changed(specs[model, "adamw"], **training), "slurm")
+        Parallel(**settings).check(changed(specs[model, "adamw"], **training), ("slurm",))
 
 
 def test_the_parts_of_a_batch_are_the_batch():
