@@ -1,10 +1,10 @@
 """From a profile to its report: corpus → plan → train each run → tables, figures, claims → report.
 
-`snakemake` makes the profile `laptop`; `snakemake --config profile=smoke` makes another one, by its
-name in experiments/config/ or by the path of a YAML file. `snakemake --profile profiles/slurm` has
-the runs trained by a SLURM cluster. A figure or a table asked for by its path, such as
-results/laptop/figures/fig3a.pdf, trains only the runs it shows. `snakemake so_far` makes everything
-from the runs that are done, and marks the others as missing.
+`snakemake` makes the report of the profile `laptop`; `snakemake --config profile=smoke` that of
+another profile, given by its name in experiments/config/ or by the path of a YAML file. `snakemake
+--profile profiles/slurm` trains the runs on a SLURM cluster. If a single figure or table is the
+target, such as results/laptop/figures/fig3a.pdf, only the runs it shows are trained. `snakemake
+so_far` makes everything from the finished runs, and marks the others as missing.
 """
 
 import re
@@ -46,11 +46,12 @@ def results_of(runs):
 
 
 def run_of(wildcards):
+    """Return the name of a run, RunSpec.path."""
     return f"{wildcards.model}/{wildcards.optimizer}/{wildcards.run}"
 
 
 def needs_of(wildcards):
-    """Return what a run needs: its corpus and a checked plan, and nothing once it is done.
+    """Return the inputs of a run: its corpus and the checked plan, or nothing if it is done.
 
     The folder name hashes every input, so newer timestamps cannot invalidate a result.
     """
@@ -61,7 +62,7 @@ def needs_of(wildcards):
 
 
 def inputs_of(artefact):
-    """Return what a figure or a table is made from: the plan, its runs, and its studies."""
+    """Return the inputs of a figure or a table: the plan, its runs, and its studies."""
     runs = dict.fromkeys(row["run"] for row in artefact.rows if artefact.trained)
     return {
         "plan": PLAN_FILE,
@@ -98,7 +99,7 @@ onerror:
     for job_log, made in jobs.items():
         if job_log.exists() and not Path(made).exists():
             print(f"failed: {made}", last_line(job_log), sep="\n  ")
-    print("snakemake so_far makes tables, figures and the report from the runs that are done")
+    print("snakemake so_far makes tables, figures and the report from the finished runs")
 
 
 rule all:
@@ -152,9 +153,9 @@ rule train:
         RUN.launch_log,
     threads: WORKFLOW.threads
     resources:
-        here=0,
-        # These are resources because a changed param would train the run again. They do not change
-        # its result, or they change the name of the run.
+        here=0,  # a launcher does not count towards the limit in profiles/slurm/config.yaml
+        # These are resources, because a changed param would train the run again. None needs that:
+        # spec is part of the run's name, and the others do not change the result.
         spec=lambda wildcards: WORKFLOW.runs[run_of(wildcards)].model_dump_json(ensure_ascii=True),
         job=lambda wildcards: WORKFLOW.job_of(run_of(wildcards)),
         tensorboard=int(WORKFLOW.options.tensorboard),
@@ -166,8 +167,9 @@ rule train:
     message:
         "train {wildcards.model} with {wildcards.optimizer}, {wildcards.run}"
     shell:
-        # glibc returns large tensors to the system after every step, and a small model spends much of
-        # its time on taking them back; these settings keep them. exec: signals reach the launcher.
+        # By default glibc returns large tensors to the system after every step, and a small model
+        # spends much of its time allocating them again; these settings keep the memory:
+        # https://man7.org/linux/man-pages/man3/mallopt.3.html. exec: signals reach the launcher.
         "MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296"
         " exec python -m experiments launch --spec {resources.spec:q} --corpus {params.corpus:q}"
         " --folder {params.folder:q} --threads {threads} --job {resources.job:q}"
@@ -212,7 +214,7 @@ rule figure:
     log:
         f"{RESULTS}/logs/figure_{{figure}}.log",
     params:
-        digest=lambda wildcards: digest(FIGURES[wildcards.figure]),  # a changed one is drawn again
+        digest=lambda wildcards: digest(FIGURES[wildcards.figure]),  # a changed figure is drawn again
     message:
         "draw {wildcards.figure}"
     shell:
@@ -253,7 +255,7 @@ rule claims:
     params:
         digest=WORKFLOW.digest,
     message:
-        "collect all runs, and hold them against the paper's claims"
+        "collect all runs, and check the paper's claims"
     shell:
         "python -m analysis claims {input.plan:q} > {log:q} 2>&1"
 
@@ -285,6 +287,6 @@ rule so_far:
     log:
         f"{RESULTS}/logs/so_far.log",
     message:
-        "make everything from the runs that are done"
+        "make everything from the finished runs"
     shell:
         "python -m analysis all {input.plan:q} > {log:q} 2>&1"

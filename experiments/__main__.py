@@ -1,6 +1,6 @@
 """The commands that the Snakefile's rules run: `python -m experiments corpus | plan | …`.
 
-Heavy imports stand in the commands that need them, so that a mistake is told at once.
+Each command imports its heavy dependencies itself, so that mistakes are reported quickly.
 """
 
 import argparse
@@ -21,72 +21,76 @@ from experiments.settings import ConfigError
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command; a ConfigError becomes one sentence and exit code 2."""
+    """Run one command; report a ConfigError in one sentence, with exit code 2."""
     parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
     commands = parser.add_subparsers(required=True)
 
     command = commands.add_parser("corpus", help="tokenise a dataset")
     command.add_argument("--spec", required=True, help="the corpus as JSON")
-    command.add_argument("--folder", type=Path, required=True, help="where its files go")
+    command.add_argument("--folder", type=Path, required=True, help="the corpus's folder")
     command.set_defaults(run=run_corpus)
 
     command = commands.add_parser("plan", help="check a profile against its corpora; list its runs")
     command.add_argument("--profile", required=True, help="name or path of the profile")
     command.add_argument("--corpora", type=Path, required=True, help="folder of the corpora")
-    command.add_argument("--output", type=Path, required=True, help="the list of runs, as CSV")
-    command.add_argument("--settings", type=Path, required=True, help="those behind it, as YAML")
+    command.add_argument("--output", type=Path, required=True, help="CSV file for the list of runs")
+    command.add_argument(
+        "--settings", type=Path, required=True, help="YAML file for their settings"
+    )
     command.set_defaults(run=run_plan)
 
-    command = commands.add_parser("train", help="train one run, or go on with it")
+    command = commands.add_parser("train", help="train one run, or resume it")
     _add_run(command)
     command.set_defaults(run=run_train)
 
-    command = commands.add_parser("launch", help="have one run trained, here or by SLURM")
+    command = commands.add_parser("launch", help="launch one run, here or in a SLURM job")
     _add_run(command)
     command.add_argument(
-        "--job", default="null", help="what it asks of SLURM, as JSON; null to train it here"
+        "--job", default="null", help="settings of a SLURM job, as JSON; null to train here"
     )
     command.set_defaults(run=run_launch)
 
-    command = commands.add_parser("jobs", help="show what the runs to train will ask of SLURM")
+    command = commands.add_parser("jobs", help="show the SLURM jobs of unfinished runs")
     command.add_argument("--profile", default="laptop", help="name or path of the profile")
     command.add_argument("--cluster", type=Path, required=True, help="YAML with the key slurm")
     command.set_defaults(run=run_jobs)
 
-    command = commands.add_parser("status", help="show how far every run of a profile is")
+    command = commands.add_parser("status", help="show the status of every run")
     command.add_argument("--profile", default="laptop", help="name or path of the profile")
     command.set_defaults(run=run_status)
 
-    command = commands.add_parser("memory", help="count optimizer state at full size")
-    command.add_argument("--output", type=Path, required=True, help="the counts, as CSV")
+    command = commands.add_parser("memory", help="count the optimizer state of full-size models")
+    command.add_argument("--output", type=Path, required=True, help="CSV file for the counts")
     command.set_defaults(run=run_memory)
 
     command = commands.add_parser("convergence", help="measure convergence on a noisy problem")
-    command.add_argument("--output", type=Path, required=True, help="the curves, as CSV")
+    command.add_argument("--output", type=Path, required=True, help="CSV file for the curves")
     command.set_defaults(run=run_convergence)
 
-    command = commands.add_parser("bench", help="measure a step of each optimizer")
-    command.add_argument("--rounds", type=int, default=15, help="timed steps of each")
-    command.add_argument("--only", nargs="+", default=[], metavar="NAME", help="optimizers")
-    command.add_argument("--out", type=Path, default=Path("results/bench"), help="folder")
+    command = commands.add_parser("bench", help="measure the time and memory of optimizer steps")
+    command.add_argument("--rounds", type=int, default=15, help="timed steps per optimizer")
+    command.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="optimizers to measure"
+    )
+    command.add_argument("--out", type=Path, default=Path("results/bench"), help="output folder")
     command.set_defaults(run=run_bench)
 
     options = parser.parse_args(arguments)
-    sys.stdout.reconfigure(errors="backslashreplace")  # a locale may lack a label's characters
+    sys.stdout.reconfigure(errors="backslashreplace")  # the locale may lack characters
     try:
         options.run(options)
     except ConfigError as error:
-        sys.stdout.flush()  # what a user's class printed: the sentence is the last line of a log
+        sys.stdout.flush()  # so that the message is the last line of a log
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 
 def _add_run(command: argparse.ArgumentParser) -> None:
-    """Add the options that name a run and say how it is trained on this machine."""
+    """Add the options of a run: its spec, its folders, its threads and its logs."""
     command.add_argument("--spec", required=True, help="the run as JSON")
-    command.add_argument("--corpus", type=Path, required=True, help="folder of its corpus")
-    command.add_argument("--folder", type=Path, required=True, help="where its files go")
-    command.add_argument("--threads", type=int, default=1, help="processor threads, here")
+    command.add_argument("--corpus", type=Path, required=True, help="folder of the corpus")
+    command.add_argument("--folder", type=Path, required=True, help="folder for the run's files")
+    command.add_argument("--threads", type=int, default=1, help="processor threads on this machine")
     command.add_argument(
         "--tensorboard", type=int, choices=(0, 1), default=0, help="1 to write TensorBoard logs"
     )
@@ -102,7 +106,7 @@ def run_corpus(options: argparse.Namespace) -> None:
 
 
 def run_plan(options: argparse.Namespace) -> None:
-    """Check what needs the corpora and the optimizers' classes, then write the list of runs."""
+    """Check the runs against the corpora and the optimizer classes, then write their list."""
     from experiments.plan.preflight import check_runs
 
     with lines_named(options.profile):
@@ -123,10 +127,10 @@ def run_plan(options: argparse.Namespace) -> None:
 
 
 def run_train(options: argparse.Namespace) -> None:
-    """Train a run and print how it ended."""
+    """Train a run, and print its status and its final validation loss."""
     with own_gpu() as gpu:
         if gpu is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # before torch is there
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # before torch is imported
         import torch
 
         from experiments.training.train import train
@@ -138,7 +142,7 @@ def run_train(options: argparse.Namespace) -> None:
 
 
 def run_launch(options: argparse.Namespace) -> None:
-    """Have a run trained, and print how it ended."""
+    """Launch a run, wait for its end, and print its status."""
     from experiments.launch.launch import launch
 
     spec, run = RunSpec.model_validate_json(options.spec), RunFolder(options.folder)
@@ -159,7 +163,7 @@ def run_launch(options: argparse.Namespace) -> None:
 
 
 def run_jobs(options: argparse.Namespace) -> None:
-    """Print the jobs of each model: how many, what they ask for, and one's batch script."""
+    """Print the SLURM jobs of unfinished runs by model, with one batch script each."""
     from experiments.launch.slurm.jobs import describe_jobs
     from experiments.launch.slurm.settings import read_cluster
 
@@ -171,7 +175,7 @@ def run_jobs(options: argparse.Namespace) -> None:
 
 
 def run_status(options: argparse.Namespace) -> None:
-    """Print how far every run of a profile is."""
+    """Print the status of every run of a profile."""
     from experiments.launch.status import status
 
     with lines_named(options.profile):
@@ -187,14 +191,14 @@ def run_memory(options: argparse.Namespace) -> None:
 
 
 def run_convergence(options: argparse.Namespace) -> None:
-    """Measure rate and floor of convergence."""
+    """Measure the rate and the floor of convergence on a noisy problem."""
     from experiments.studies.convergence import write_convergence
 
     write_convergence(options.output)
 
 
 def run_bench(options: argparse.Namespace) -> None:
-    """Measure a step of each optimizer."""
+    """Measure the time and memory of a step of each optimizer."""
     from experiments.studies.bench import write_bench
 
     write_bench(options.rounds, options.only, options.out)

@@ -47,7 +47,7 @@ def set_environment(checkout: Path) -> None:
 
 @contextmanager
 def errors_exit() -> Iterator[None]:
-    """Turn a ConfigError into one sentence and exit code 1."""
+    """Exit with one sentence and exit code 1 on a ConfigError."""
     try:
         yield
     except ConfigError as error:
@@ -99,7 +99,7 @@ class Workflow:
         self.corpora = {spec.corpus.path: spec.corpus for spec in self.runs.values()}
         self.digest = digest(self.plan)
         self._set_aside_damaged_results()
-        # On this machine: a run on each GPU, or else on each core. They share the cores.
+        # On this machine one run trains per GPU, or per core without GPUs; they share the cores.
         at_once = self.options.runs_at_once or len(visible_gpus()) or cores
         self.threads = 0 if self.cluster else max(1, cores // at_once)
 
@@ -116,13 +116,13 @@ class Workflow:
         return str(self._results.corpora / self.runs[run].corpus.path)
 
     def job_of(self, run: str) -> str:
-        """Return what a run asks of SLURM, as JSON; null if it is trained on this machine."""
+        """Return the settings of a run's SLURM job as JSON; null if it is trained here."""
         if not self.cluster:
             return "null"
         return self._jobs[run].model_dump_json(exclude_defaults=True, ensure_ascii=True)
 
     def check_start(self) -> None:
-        """Check what can only be checked when jobs are about to start: the disk, and SLURM.
+        """Check the disk and SLURM; called when jobs are about to start.
 
         Raises:
             ConfigError: results/ cannot be written to, or SLURM would refuse a job.

@@ -1,1 +1,1 @@
-"""Launching runs, here or on a cluster, and showing how far each one is."""
+"""Launching runs, on this machine or on a SLURM cluster, and showing their status."""

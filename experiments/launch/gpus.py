@@ -1,4 +1,4 @@
-"""The GPUs of this machine, one for each run that trains on it. Imports no torch."""
+"""Locks on the GPUs of this machine, so that each GPU trains one run. Imports no torch."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from experiments.files import locked
 
 
 def visible_gpus() -> list[str]:
-    """Return the GPUs that processes here may use, by the names in CUDA_VISIBLE_DEVICES."""
+    """Return the GPUs that this process may use, by their names in CUDA_VISIBLE_DEVICES."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
@@ -26,10 +26,10 @@ def visible_gpus() -> list[str]:
 
 @contextmanager
 def own_gpu() -> Iterator[str | None]:
-    """Hold a GPU that no other run of this user trains on, waiting until one is free.
+    """Lock a GPU that no other run of this user trains on; wait until one is free.
 
     Yields:
-        Its name, or None where there is none at all.
+        The GPU's name, or None if this machine has no GPU.
     """
     gpus = visible_gpus()
     while gpus:

@@ -1,4 +1,4 @@
-"""Training a run on this machine, in a process of its own."""
+"""Training a run on this machine, in a subprocess."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from experiments.runs.folder import RunFolder
 from experiments.runs.logs import last_line
 from experiments.runs.summary import Failure, Status
 
-_ENDING = 60  # seconds that training may take to end when it is told to
+_STOP_TIMEOUT = 60  # seconds that training may take to end after SIGTERM
 
 
 def train_here(
@@ -21,15 +21,15 @@ def train_here(
 
     Args:
         spec: everything the result depends on.
-        corpus: folder of the tokenised corpus.
-        run: where its files go.
-        threads: processor threads.
+        corpus: the folder of the tokenised corpus.
+        run: the folder of the run.
+        threads: number of processor threads.
         tensorboard: whether to write TensorBoard logs.
 
     Returns:
-        Why it has no result, or None where it has one.
+        Why the run has no result, or None if it has one.
     """
-    spec_json = spec.model_dump_json(ensure_ascii=True)  # a locale may lack some characters
+    spec_json = spec.model_dump_json(ensure_ascii=True)  # the locale may lack characters
     command = [sys.executable, "-m", "experiments", "train", "--spec", spec_json]
     command += [
         "--corpus",
@@ -43,7 +43,7 @@ def train_here(
     run.history.append("started")
     log = run.train_log
     with log.open("a", encoding="utf-8") as file:
-        began = file.tell()  # behind what earlier attempts wrote
+        began = file.tell()  # after the output of earlier attempts
         process = subprocess.Popen(command, stdout=file, stderr=file)
         try:
             code = process.wait()
@@ -51,7 +51,7 @@ def train_here(
             run.history.append("cancelled")
             process.terminate()
             with suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=_ENDING)
+                process.wait(timeout=_STOP_TIMEOUT)
             process.kill()
             raise
     if run.training.has_result:

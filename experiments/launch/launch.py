@@ -1,4 +1,4 @@
-"""The launcher of one run: it has the run trained, here or by SLURM, and waits for its end.
+"""The launcher of one run: it starts training, here or in a SLURM job, and waits for the end.
 
 It imports neither torch nor pandas: a login node may have to hold a hundred launchers at once.
 """
@@ -18,7 +18,7 @@ class Stopped(SystemExit):
 
 
 def launch(run: RunFolder, train: Callable[[], Failure | None]) -> str:
-    """Have a run trained unless it has a result already, and publish the result.
+    """Train a run unless it has a result already, and publish the result.
 
     Args:
         run: the folder of the run.

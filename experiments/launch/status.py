@@ -1,4 +1,4 @@
-"""How far every run of a profile is, read from its files: SLURM is not asked."""
+"""The status of every run of a profile, read from its files; SLURM is not asked."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,17 +17,18 @@ _COLUMNS = (
     *("model", "optimizer", "lr", "seed", "status"),
     *("step", "loss", "tokens/s", "left", "job", "starts", "note"),
 )
-_LAST_ROWS = 20  # of the metrics; the speed is their median
+_LAST_ROWS = 20  # number of logged steps whose median time gives the speed
 
 
 def status(planned: Sequence[PlannedRun], results: ResultsFolder) -> str:
-    """Return a table with a line a run, and how many runs are in each state.
+    """Return a table with one line per run, and the number of runs with each status.
 
     Args:
-        planned: the runs, in the order they are shown.
+        planned: the runs, in the order of the table.
         results: the folder `results/`.
     """
-    # The row that names a varied argument says more than its twin of another experiment.
+    # Several experiments can share a run. Show the entry that names a varied argument, if any:
+    # it sorts after the others, whose argument is empty, and so replaces them.
     runs = {run.spec.path: run for run in sorted(planned, key=lambda run: run.argument)}
     runs = {run.spec.path: runs[run.spec.path] for run in planned}.values()
     jobs = Queue(results.slurm_queue).last().jobs
@@ -44,7 +45,7 @@ def status(planned: Sequence[PlannedRun], results: ResultsFolder) -> str:
 
 
 def _row(planned: PlannedRun, run: RunFolder, reasons: dict[str, str]) -> dict[str, object]:
-    """Return what is known of a run, by column."""
+    """Return the known facts about a run, by column."""
     spec, argument = planned.spec, f", {planned.argument} {planned.value}"
     starts = run.history.events("started")
     row = {
@@ -71,12 +72,12 @@ def _row(planned: PlannedRun, run: RunFolder, reasons: dict[str, str]) -> dict[s
     elif last["event"] in ("submitted", "requeued"):
         row["note"] = reasons.get(last.get("job"), "")
     if last["event"] in ("submitted", "started", "requeued") and not run.has_launcher:
-        row["note"] = "its launcher is gone; the same command goes on"
+        row["note"] = "its launcher has ended; the same command resumes the run"
     return row
 
 
 def _progress(spec: RunSpec, run: RunFolder) -> dict[str, object]:
-    """Return step, loss, speed and time left of a run that is trained."""
+    """Return step, loss, speed and remaining time of a run in training."""
     lines = read_lines(run.training.metrics_log, last=_LAST_ROWS)
     rows = [row for row in lines if is_row(row) and {"train_loss", "step_seconds"} <= row.keys()]
     if not rows:

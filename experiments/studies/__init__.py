@@ -1,1 +1,1 @@
-"""Measurements that train no language model."""
+"""Studies: measurements for which no language model is trained."""

@@ -19,14 +19,14 @@ EXTRAS = ("bitsandbytes", "torchao")  # packages of the extra `bench` in pyproje
 
 
 def rounding_example(elements: int = 100_000, steps: int = 1000, lr: float = 1e-5) -> pd.DataFrame:
-    """Return the distance that bf16 weights move, relative to fp32, if steps are tiny.
+    """Return how far weights in fp32 and bf16 move over many tiny steps, relative to exact steps.
 
     Each step is shorter than the spacing of bf16 numbers.
 
     Args:
-        elements: number of weights, of standard deviation 0.02; bf16 numbers of that size are up
-            to 1.2e-4 apart.
-        steps: steps of PowerStep, all in one direction.
+        elements: number of weights, with standard deviation 0.02; neighbouring bf16 numbers of
+            this size are up to 1.2e-4 apart.
+        steps: number of steps of PowerStep, all in one direction.
         lr: length of each step, since β = 0.
     """
     start = 0.02 * torch.randn(elements, generator=torch.Generator().manual_seed(0))
@@ -49,12 +49,12 @@ def rounding_example(elements: int = 100_000, steps: int = 1000, lr: float = 1e-
 
 
 def write_bench(rounds: int, only: list[str], folder: Path) -> None:
-    """Print the tables, and write them with their provenance.
+    """Write the tables and their provenance to files, and print them.
 
     Args:
-        rounds: timed steps of each optimizer.
-        only: names in step_cost.OPTIMIZERS; all of them if empty.
-        folder: gets step.csv, step.md, rounding.csv, rounding.md and provenance.json.
+        rounds: number of timed steps per optimizer.
+        only: names from step_cost.OPTIMIZERS; all of them if empty.
+        folder: the folder for step.csv, step.md, rounding.csv, rounding.md and provenance.json.
 
     Raises:
         ConfigError: a value is not accepted.
@@ -87,7 +87,7 @@ def _extra_versions() -> dict[str, str | None]:
 def _write(table: pd.DataFrame, target: Path) -> None:
     with atomic(target.with_suffix(".csv")) as path:
         table.to_csv(path, index=False)
-    shown = table.astype(object).where(table.notna(), None)  # None is left empty, NaN is not
+    shown = table.astype(object).where(table.notna(), None)  # to_markdown prints NaN, not None
     is_missing = table.iloc[:, 1:].isna().all(axis=1)
     shown[table.columns[0]] += is_missing.map({True: " (not installed)", False: ""})
     text = shown.to_markdown(index=False, floatfmt=".3f", missingval="")

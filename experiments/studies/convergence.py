@@ -1,8 +1,9 @@
-"""How fast exact PowerStep updates converge on a noisy non-convex problem, and to what floor.
+"""The rate and the floor of convergence of exact PowerStep updates on a noisy non-convex problem.
 
-Version 1 of arXiv:2605.10335 claims that the least expected squared gradient norm falls as 1/√T
-with steps η/√t, version 2 that it does so down to a residual that depends on the noise. Here both
-can be seen: where noise is skewed, its sign and its powers have a mean though it has none.
+With step sizes η/√t, version 1 of arXiv:2605.10335 claims that the smallest expected squared
+gradient norm falls as 1/√T. Version 2 claims that it falls so only to a residual that depends on
+the noise. This study shows both cases: skewed noise has mean zero, but its sign and its powers do
+not, and so they leave a residual.
 """
 
 from itertools import pairwise, product
@@ -16,25 +17,26 @@ from experiments.files import atomic
 from experiments.intervals import t_interval
 
 STEPS, SEEDS, DIMENSIONS = 100_000, 8, 50
-GAMMA, LR = 0.9, 0.05
-BETAS = (0.0, 0.1, 0.2, 1.0)
-SIGMAS = (0.0, 0.1, 1.0)
-KINDS = ("symmetric", "skewed")
-START = 1.5  # of every coordinate, where f is neither flat nor convex
+GAMMA, LR = 0.9, 0.05  # momentum decay γ, and step size η
+BETAS = (0.0, 0.1, 0.2, 1.0)  # exponents β of the update
+SIGMAS = (0.0, 0.1, 1.0)  # standard deviations of the noise
+KINDS = ("symmetric", "skewed")  # kinds of noise
+START = 1.5  # initial value of every coordinate, where f is neither flat nor convex
 SKEW = 0.1  # probability of the rare, large value of skewed noise
-_POINTS = 61  # ends of the intervals over which the gradient is averaged
-_FITTED_FROM = 0.01  # of the steps: fits are of the last two decades
+_POINTS = 61  # number of interval ends, evenly spaced in log(step); rounding merges some
+_FITTED_FROM = 0.01  # fraction of the steps after which curves are fitted: the last two decades
 
-# Curvatures of the coordinates, in fp64.
+# The weights a_i of the coordinates in f, fp64, shape (DIMENSIONS,).
 _SCALES = np.logspace(-1, 0, DIMENSIONS)
 
 
 def write_convergence(path: Path) -> None:
-    """Write the curves of every noise and β, and their fits beside them as `<stem>_fits.csv`.
+    """Write the curve of each combination of noise and β, and the fits as `<stem>_fits.csv`.
 
-    The curves' columns are noise, sigma, beta, gamma, step, grad_norm_sq (mean over the steps since
-    the row before, and over seeds), min_grad_norm_sq (its least value so far), low and high (95 %
-    interval of grad_norm_sq over seeds). The fits' are those of `fit` and what they are fits of.
+    The columns of the curves are noise, sigma, beta, gamma, step, grad_norm_sq (mean over seeds and
+    over the steps since the previous row), min_grad_norm_sq (the smallest grad_norm_sq so far), low
+    and high (95 % interval of grad_norm_sq over seeds). The columns of the fits are noise, sigma,
+    beta, gamma, steps, seeds, and the values that `fit` returns.
     """
     curves, fits = [], []
     for noise, sigma, beta in product(KINDS, SIGMAS, BETAS):
@@ -51,15 +53,15 @@ def write_convergence(path: Path) -> None:
 
 
 def gradient(x: np.ndarray) -> np.ndarray:
-    """Return ∇f of f(x) = Σ_i a_i·x_i²/(1 + x_i²): smooth, non-convex, its gradient bounded."""
+    """Return ∇f of f(x) = Σ_i a_i·x_i²/(1 + x_i²): smooth, non-convex, bounded gradient."""
     return _SCALES * 2 * x / (1 + x * x) ** 2
 
 
 def draw_noise(kind: str, sigma: float, rng: np.random.Generator, shape: tuple) -> np.ndarray:
-    """Return noise of mean 0 and standard deviation `sigma`, independent in every element.
+    """Return noise with mean 0 and standard deviation `sigma`, independent in every element.
 
-    Symmetric noise is normal. Skewed noise has two values: √((1-p)/p)·σ with probability p = SKEW,
-    and -√(p/(1-p))·σ otherwise.
+    Symmetric noise is Gaussian. Skewed noise takes two values: √((1-p)/p)·σ with probability
+    p = SKEW, and -√(p/(1-p))·σ otherwise.
     """
     if kind == "symmetric":
         return sigma * rng.standard_normal(shape)
@@ -68,7 +70,7 @@ def draw_noise(kind: str, sigma: float, rng: np.random.Generator, shape: tuple) 
 
 
 def run(noise: str, sigma: float, beta: float, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Take steps m ← γ·m + g, x ← x - η/√t·sign(m)·|m|^β with every seed at once.
+    """Run m ← γ·m + g, x ← x - η/√t·sign(m)·|m|^β with all seeds at once; g is noisy.
 
     Returns:
         The last step of each interval, int64 of shape (intervals,), and the mean of ‖∇f(x)‖² over
@@ -93,15 +95,16 @@ def run(noise: str, sigma: float, beta: float, steps: int) -> tuple[np.ndarray, 
 
 
 def fit(steps: np.ndarray, by_seed: np.ndarray) -> dict[str, float]:
-    """Fit the last two decades of each seed's curve, and return means with 95 % intervals.
+    """Fit the last two decades of each seed's curve; return means and 95 % intervals over seeds.
 
     Args:
-        steps: shape (intervals,).
+        steps: last step of each interval, shape (intervals,).
         by_seed: mean squared gradient norms, shape (intervals, seeds).
 
     Returns:
-        slope of the logarithms; floor and rate of floor + rate/√T, least squares of relative
-        deviations; last, the value of the last interval. slope and floor with _low and _high.
+        slope of log(grad_norm_sq) over log(step); floor and rate of the curve floor + rate/√T,
+        fitted by least squares of the relative deviations; last, the mean of the last interval. The
+        95 % intervals of slope and floor have the suffixes _low and _high.
     """
     late = steps >= _FITTED_FROM * steps[-1]
     t = steps[late].astype(float)
@@ -139,5 +142,5 @@ def _curve(steps: np.ndarray, by_seed: np.ndarray) -> pd.DataFrame:
 
 
 def _bits(value: float) -> list[Any]:
-    """Return a number as a seed: every noise and β has draws of its own."""
+    """Return a number's bits as part of a seed, so that every σ and β has its own draws."""
     return np.frombuffer(np.float64(value).tobytes(), dtype=np.uint32).tolist()

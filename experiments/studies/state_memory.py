@@ -1,4 +1,4 @@
-"""The optimizer state of every model at its published size, counted without memory for it."""
+"""The size of the optimizer state of every full-size model, counted on the meta device."""
 
 import math
 import re
@@ -21,18 +21,22 @@ from experiments.plan.profile import Layout, Profile
 from experiments.plan.reading import load_profile
 from experiments.settings import ConfigError
 
-MIB = 2**20
+MIB = 2**20  # bytes in a MiB
 
 
 def write_memory(path: Path) -> None:
     """Write a row for each model of the profile `paper` and each optimizer of the registry.
 
     Columns: model, family, parameters, routed_expert_parameters, optimizer, label, state_bytes,
-    state_bytes_routed_experts, devices, tp, pp, ep (table 3 of arXiv:2605.10335), and three
-    readings of the MiB (2**20 bytes) a device: mib_per_device, the whole state spread over all
-    devices; mib_per_device_as_paper, which leaves out all but the routed experts of a mixture, as
-    table 1 does; mib_per_device_replicated, where tensor, pipeline and expert parallelism alone
-    split it. Where an optimizer cannot be counted these are missing, and `reason` says why.
+    state_bytes_routed_experts, devices, tp, pp, ep (table 3 of arXiv:2605.10335), reason, and MiB
+    (2**20 bytes) per device, counted in three ways:
+
+    - mib_per_device: the whole state is sharded over all devices.
+    - mib_per_device_as_paper: of a mixture of experts only the routed experts are counted, as in
+      table 1.
+    - mib_per_device_replicated: only tensor, pipeline and expert parallelism split the state.
+
+    If an optimizer's state cannot be counted, the counts are missing and `reason` says why.
     """
     rows = pd.DataFrame(_rows(load_profile("paper")))
     with atomic(path) as file:
@@ -47,7 +51,7 @@ def _rows(profile: Profile) -> Iterator[dict[str, Any]]:
         for optimizer, entry in profile.optimizers.items():
             state = _count(optimizer, entry, settings, model)
             total, routed = sum(state.values()), _routed(state)
-            counted_there = routed or total
+            counted_by_paper = routed or total
             yield {
                 "model": name,
                 "family": settings.family,
@@ -59,17 +63,18 @@ def _rows(profile: Profile) -> Iterator[dict[str, Any]]:
                 "state_bytes_routed_experts": routed,
                 **own.layout.model_dump(),
                 "mib_per_device": total / own.layout.devices / MIB,
-                "mib_per_device_as_paper": counted_there / own.layout.devices / MIB,
+                "mib_per_device_as_paper": counted_by_paper / own.layout.devices / MIB,
                 "mib_per_device_replicated": _replicated(total, routed, own.layout) / MIB,
                 "reason": state.reason,
             }
 
 
 class StateCount(dict[str, float]):
-    """Bytes of state by the name of the parameter; NaN where they cannot be counted.
+    """Bytes of optimizer state by parameter name; NaN if they cannot be counted.
 
     Args:
-        reason: why they cannot; empty where they can.
+        counts: the bytes, by parameter name.
+        reason: why the bytes cannot be counted; empty if they can.
     """
 
     def __init__(self, counts: dict[str, float], reason: str = "") -> None:
@@ -78,15 +83,15 @@ class StateCount(dict[str, float]):
 
 
 def count_state(spec: OptimizerSpec, model: nn.Module) -> StateCount:
-    """Return the bytes of an optimizer's state after a step, by the name of the parameter.
+    """Return the bytes of an optimizer's state after one step, by parameter name.
 
-    The blocks of a model are alike, so the optimizer steps on the parameters of one of each kind.
-    What it keeps for no parameter stands under its own key. A step that needs numbers, which the
-    meta device does not have, leaves them uncounted.
+    The blocks of a model are alike, so the optimizer steps only on the first of the parameters that
+    differ in nothing but their block. State that belongs to no parameter is counted under its own
+    key. A step that reads values cannot be counted, because the meta device holds none.
 
     Args:
         spec: the optimizer.
-        model: on the meta device.
+        model: the model, on the meta device.
     """
     first_of_kind = {}
     for name, param in model.named_parameters():
@@ -97,13 +102,13 @@ def count_state(spec: OptimizerSpec, model: nn.Module) -> StateCount:
         with errors_told((), f"{spec.class_path} cannot step without memory", spec.class_path):
             optimizer.step()
     except ConfigError as error:
-        return _gap(model, error)
+        return _not_counted(model, error)
     counts = {
         name: tensor_bytes(optimizer.state.get(first_of_kind[_kind(name, param)]))
         for name, param in model.named_parameters()
     }
-    of_none = {key: kept for key, kept in optimizer.state.items() if not isinstance(key, Tensor)}
-    return StateCount(counts | {str(key): tensor_bytes(kept) for key, kept in of_none.items()})
+    shared = {key: kept for key, kept in optimizer.state.items() if not isinstance(key, Tensor)}
+    return StateCount(counts | {str(key): tensor_bytes(kept) for key, kept in shared.items()})
 
 
 def _count(
@@ -112,25 +117,26 @@ def _count(
     """Count the state of an entry of optimizers.yaml for one model."""
     try:
         return count_state(optimizer_spec(name, entry, settings), model)
-    except ConfigError as error:  # an argument stands for what the model does not have
-        return _gap(model, error)
+    except ConfigError as error:  # an argument refers to a size that the model lacks
+        return _not_counted(model, error)
 
 
-def _gap(model: nn.Module, error: ConfigError) -> StateCount:
+def _not_counted(model: nn.Module, error: ConfigError) -> StateCount:
+    """Return NaN for every parameter, with the error as the reason."""
     return StateCount(dict.fromkeys(dict(model.named_parameters()), math.nan), str(error))
 
 
 def _kind(name: str, param: nn.Parameter) -> tuple[str, torch.Size]:
-    """Return what parameters have in common that stand in the same place of several blocks."""
+    """Return a parameter's name without numbers, and its shape: the same in every block."""
     return re.sub(r"\d+", "", name), param.shape
 
 
 def _routed(by_name: dict[str, float]) -> float:
-    """Return the part of the routed experts."""
+    """Return the sum over the parameters of the routed experts."""
     return sum(value for name, value in by_name.items() if ".experts." in name)
 
 
 def _replicated(total: float, routed: float, layout: Layout) -> float:
-    """Return the bytes a device where data-parallel copies of the model each hold their state."""
+    """Return the bytes per device if every data-parallel copy of the model has its own state."""
     split = layout.tp * layout.pp
     return (total - routed) / split + routed / (split * layout.ep)

@@ -1,7 +1,8 @@
-"""The time and the memory of a step of each optimizer, measured side by side.
+"""The time and memory of a step of each optimizer.
 
-Each round takes one step of each optimizer of a group, so that other load on the machine slows all
-of them down. torch's fused AdamW is in every group, and ratios are to its step in the same round.
+Optimizers are measured in groups. In each round every optimizer of a group takes one step, so that
+other load on the machine slows all of them down. torch's fused AdamW is in every group; ratios are
+relative to its step in the same round.
 """
 
 import ctypes
@@ -19,16 +20,16 @@ from experiments.optimizers.import_class import import_object
 from experiments.optimizers.state_bytes import state_bytes
 from experiments.plan.reading import load_profile
 
-RELATIVE_TO = "AdamW, fused"  # the optimizer that ratios are to
-GROUP_SIZE = 4  # optimizers in memory at once, beside the one that ratios are to
-WARM_UP = 2  # untimed steps of each optimizer
-LR = 1e-6  # so small that the parameters hardly move, and all optimizers can share them
+RELATIVE_TO = "AdamW, fused"  # the reference of all ratios
+GROUP_SIZE = 4  # optimizers in memory at once, besides the reference
+WARM_UP = 2  # number of untimed steps per optimizer
+LR = 1e-6  # learning rate; so small that all optimizers can step on the same parameters
 
-Params = list[tuple[str, nn.Parameter]]
+Params = list[tuple[str, nn.Parameter]]  # parameters with their names
 
 
 class Formula:
-    """The paper's formula line by line, each line a pass through the memory."""
+    """PowerStep's formula (γ = 0.9, β = 0.1), one torch operation after the other."""
 
     def __init__(self, params: list[nn.Parameter]) -> None:
         self.state = {param: {"momentum": torch.zeros_like(param)} for param in params}
@@ -43,8 +44,11 @@ class Formula:
             param.mul_(1 - LR * 0.1).add_(update, alpha=-LR)
 
 
-def _plain(path: str, **arguments: Any) -> Callable[[Params], Any]:
-    """Return what makes an optimizer of a class by its path, with weight decay 0.1."""
+def _factory(path: str, **arguments: Any) -> Callable[[Params], Any]:
+    """Return a function that builds an optimizer from the path of its class; weight decay 0.1.
+
+    SGD alone has no weight decay.
+    """
 
     def make(params: Params) -> Any:
         optimizer_class = import_object(path)
@@ -55,13 +59,13 @@ def _plain(path: str, **arguments: Any) -> Callable[[Params], Any]:
 
 
 def _adafactor(params: Params) -> Any:
-    """Make Adafactor with the arguments that it has in optimizers.yaml."""
+    """Build Adafactor with its arguments in optimizers.yaml."""
     entry = load_profile("laptop").optimizers["adafactor"]
-    return _plain(entry.class_path, **entry.args)(params)
+    return _factory(entry.class_path, **entry.args)(params)
 
 
 def _adam_mini(params: Params) -> Any:
-    """Give Adam-mini the queries, keys and values of each layer apart, as it wants them."""
+    """Build Adam-mini; it needs queries, keys and values as separate parameters."""
     from adam_mini import Adam_mini
 
     apart: Params = []
@@ -78,33 +82,35 @@ def _adam_mini(params: Params) -> Any:
 
 
 OPTIMIZERS: dict[str, Callable[[Params], Any]] = {
-    RELATIVE_TO: _plain("torch.optim.AdamW", fused=True),
-    "AdamW, foreach": _plain("torch.optim.AdamW", foreach=True),
-    "AdamW, for-loop": _plain("torch.optim.AdamW", foreach=False),
-    "SGD with momentum, fused": _plain("torch.optim.SGD", momentum=0.9, fused=True),
-    "PowerStep fp32": _plain("powerstep.PowerStep"),
-    "PowerStep bf16": _plain("powerstep.PowerStep", state_precision="bf16"),
-    "PowerStep int8": _plain("powerstep.PowerStep", state_precision="int8"),
-    "PowerStep int4": _plain("powerstep.PowerStep", state_precision="int4"),
-    "PowerStep fp32, eager": _plain("powerstep.PowerStep", compiled=False),
-    "PowerStep fp32, foreach": _plain("powerstep.PowerStep", foreach=True),
-    "PowerStep int8, eager": _plain("powerstep.PowerStep", state_precision="int8", compiled=False),
+    RELATIVE_TO: _factory("torch.optim.AdamW", fused=True),
+    "AdamW, foreach": _factory("torch.optim.AdamW", foreach=True),
+    "AdamW, for-loop": _factory("torch.optim.AdamW", foreach=False),
+    "SGD with momentum, fused": _factory("torch.optim.SGD", momentum=0.9, fused=True),
+    "PowerStep fp32": _factory("powerstep.PowerStep"),
+    "PowerStep bf16": _factory("powerstep.PowerStep", state_precision="bf16"),
+    "PowerStep int8": _factory("powerstep.PowerStep", state_precision="int8"),
+    "PowerStep int4": _factory("powerstep.PowerStep", state_precision="int4"),
+    "PowerStep fp32, eager": _factory("powerstep.PowerStep", compiled=False),
+    "PowerStep fp32, foreach": _factory("powerstep.PowerStep", foreach=True),
+    "PowerStep int8, eager": _factory(
+        "powerstep.PowerStep", state_precision="int8", compiled=False
+    ),
     "PowerStep's formula, eager": lambda params: Formula([p for _, p in params]),
-    "SignSGD": _plain("powerstep.baselines.SignSGD"),
-    "pbSGDM": _plain("powerstep.baselines.PbSGDM"),
-    "AdamS": _plain("powerstep.baselines.AdamS"),
-    "Stacey(p,2)": _plain("powerstep.baselines.Stacey"),
-    "AdamW int8, naive": _plain("powerstep.baselines.NaiveAdamWInt8"),
+    "SignSGD": _factory("powerstep.baselines.SignSGD"),
+    "pbSGDM": _factory("powerstep.baselines.PbSGDM"),
+    "AdamS": _factory("powerstep.baselines.AdamS"),
+    "Stacey(p,2)": _factory("powerstep.baselines.Stacey"),
+    "AdamW int8, naive": _factory("powerstep.baselines.NaiveAdamWInt8"),
     "Adafactor": _adafactor,
-    "Lion": _plain("lion_pytorch.Lion"),
+    "Lion": _factory("lion_pytorch.Lion"),
     "Adam-mini": _adam_mini,
-    "AdamW 8-bit, torchao": _plain("torchao.optim.AdamW8bit"),
-    "AdamW 8-bit, bitsandbytes": _plain("bitsandbytes.optim.AdamW8bit"),
+    "AdamW 8-bit, torchao": _factory("torchao.optim.AdamW8bit"),
+    "AdamW 8-bit, bitsandbytes": _factory("bitsandbytes.optim.AdamW8bit"),
 }
 
 
 def gpt2_shapes() -> dict[str, tuple[int, ...]]:
-    """Return the tensors of GPT-2 124M without biases: 75 of them, 124.4 million elements."""
+    """Return the shapes of GPT-2 124M without biases: 75 tensors with 124.4 million elements."""
     layer = {
         "ln_1": (768,),
         "attn.qkv_proj": (3 * 768, 768),
@@ -119,18 +125,19 @@ def gpt2_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def measure(shapes: dict[str, tuple[int, ...]], names: list[str], rounds: int) -> pd.DataFrame:
-    """Measure a step of each optimizer.
+    """Measure the time and memory of a step of each optimizer.
 
     Args:
-        shapes: of the parameters, by name.
-        names: of OPTIMIZERS, RELATIVE_TO among them.
-        rounds: timed steps of each.
+        shapes: shapes of the parameters, by name.
+        names: keys of OPTIMIZERS, including RELATIVE_TO.
+        rounds: number of timed steps per optimizer.
 
     Returns:
-        A row each: milliseconds of a step (median), ratio to the reference (median and quartiles),
-        seconds of the first step, which may compile, state bytes a parameter, and the peak of extra
-        memory during a step in MB and in largest parameters. Where an optimizer is not installed
-        the numbers are missing.
+        One row per optimizer: step_ms, the median time of a step; ratio, ratio_low and ratio_high,
+        the median and quartiles of its ratio to the reference; first_step_s, the time of the first
+        step, which may compile; state_bytes_per_param; peak_extra_mb, the extra memory at the peak
+        of a step in MB (1e6 bytes), and peak_extra_in_largest, the same in units of the largest
+        parameter's size. NaN if the optimizer is not installed.
     """
     generator = torch.Generator().manual_seed(0)
     params: Params = []
@@ -142,7 +149,7 @@ def measure(shapes: dict[str, tuple[int, ...]], names: list[str], rounds: int) -
     rows = {}
     for start in range(0, max(1, len(others)), GROUP_SIZE):
         group = _measure_group(params, [RELATIVE_TO, *others[start : start + GROUP_SIZE]], rounds)
-        rows = group | rows  # its row is that of its first group
+        rows = group | rows  # keep the first row of the reference
     return pd.DataFrame([{"optimizer": name} | rows[name] for name in names])
 
 
@@ -191,10 +198,13 @@ def _seconds(step: Callable[[], Any]) -> float:
 
 
 def _peak_extra_bytes(step: Callable[[], Any]) -> float:
-    """Return by how much a step raises the memory of the process; NaN where Linux does not tell."""
+    """Return the extra resident memory at the peak of a step, in bytes; NaN if it is unknown.
+
+    https://docs.kernel.org/filesystems/proc.html
+    """
     try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # else freed memory is used again and does not show
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak so far
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # return freed memory, so that reuse is counted
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # reset VmHWM, the peak
     except OSError:
         return float("nan")
     before = _status_bytes("VmRSS")

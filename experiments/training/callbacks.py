@@ -1,4 +1,4 @@
-"""What happens beside the training steps: the checkpoint and the progress bar."""
+"""Lightning callbacks: checkpoints, the progress bar, TensorBoard, and the signals of SLURM."""
 
 import signal
 from collections.abc import Callable
@@ -13,21 +13,21 @@ from experiments.training.checkpoint import save_checkpoint
 
 
 class SaveLast(L.Callback):
-    """Writes the checkpoint a run is resumed from, after each validation."""
+    """Saves the checkpoint from which a run is resumed, after each validation."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save."""
+        """Save the checkpoint."""
         save_checkpoint(trainer, self._path)
 
 
 class ProgressLine(L.Callback):
-    """A bar with the loss, tokens per second and the time left."""
+    """A progress bar with the loss, the tokens per second and the remaining time."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Open the bar where the run stands."""
+        """Open the bar at the current step."""
         self._bar = tqdm(
             total=trainer.max_steps, initial=trainer.global_step, unit="step", mininterval=1
         )
@@ -35,7 +35,7 @@ class ProgressLine(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object
     ) -> None:
-        """Move it on by a step."""
+        """Advance the bar by one step."""
         row, settings = pl_module.last_row, pl_module.spec.training
         speed = settings.batch_size * settings.context / row["step_seconds"]
         self._bar.set_postfix_str(
@@ -44,22 +44,25 @@ class ProgressLine(L.Callback):
         self._bar.update()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Leave the full bar standing."""
+        """Close the bar; it stays visible."""
         self._bar.close()
 
 
 class TensorBoard(L.Callback):
-    """Writes every logged number for TensorBoard too.
+    """Writes every logged metric to TensorBoard as well.
 
     Args:
-        folder: of its event files.
+        folder: the folder for the event files.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Open it where the run stands; what was written of later steps is not shown."""
+        """Open the writer at the current step; TensorBoard hides older events of later steps.
+
+        https://docs.pytorch.org/docs/stable/tensorboard.html
+        """
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(self._folder, purge_step=trainer.global_step + 1)
@@ -68,7 +71,7 @@ class TensorBoard(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object
     ) -> None:
-        """Write the rows that are new."""
+        """Write the rows that were logged since the last call."""
         rows = pl_module.metrics.rows
         for row in rows[self._written :]:
             for name, value in row.items():
@@ -76,64 +79,65 @@ class TensorBoard(L.Callback):
         self._written = len(rows)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write what the last validation added."""
+        """Write the row of the last validation, and close the writer."""
         self.on_train_batch_end(trainer, pl_module)
         self._writer.close()
 
 
-_SAVE, _REQUEUE = 1, 2
+_SAVE, _REQUEUE = 1, 2  # requests made by signals; the higher one has priority
 
 
 class SaveOnSignal(L.Callback):
-    """Saves after the step at which a signal came, and requeues when it is USR2.
+    """Saves a checkpoint after the step in which a signal arrives; SIGUSR2 also requeues the job.
 
-    SLURM sends USR2 some time before the limit, and SIGTERM when it preempts or cancels a job.
-    After a SIGTERM alone training goes on until it is killed: what SLURM preempts it requeues
-    itself. The processes of a run are told at different moments, so they agree on the step they
-    save after.
+    SLURM sends SIGUSR2 before the time limit, and SIGTERM when it preempts or cancels a job. After
+    SIGTERM alone training continues until the process is killed, because SLURM itself requeues a
+    preempted job. A signal reaches the processes of a run at different moments, so they agree on
+    the step after which they save.
 
     Args:
         path: the checkpoint.
-        requeue: gives the job back to the queue and does not return; called in the first process.
+        requeue: requeues the job and does not return; called in the first process only.
     """
 
     def __init__(self, path: Path, requeue: Callable[[], None]) -> None:
         self._path = path
         self._requeue = requeue
-        self._asked = 0
+        self._request = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the signals over, from submitit and from Lightning, which would end the run."""
+        """Replace the signal handlers of submitit and Lightning, which would end the run."""
         self._handlers = {
-            number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGUSR2)
+            number: signal.signal(number, self._record_signal)
+            for number in (signal.SIGTERM, signal.SIGUSR2)
         }
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object
     ) -> None:
-        """Save, unless this step is still to be validated."""
+        """Save if a signal arrived; if a validation follows, only after it."""
         if trainer.global_step % pl_module.spec.training.val_every:
-            self._save_if_asked(trainer)
+            self._save_if_requested(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save, unless the run is at its end."""
+        """Save if a signal arrived, unless this was the last step."""
         if trainer.global_step < trainer.max_steps:
-            self._save_if_asked(trainer)
+            self._save_if_requested(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Give the signals back."""
+        """Restore the previous signal handlers."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def _save_if_asked(self, trainer: L.Trainer) -> None:
-        asked = torch.tensor(self._asked, device=trainer.strategy.root_device)
-        asked = int(trainer.strategy.reduce(asked, reduce_op="max"))
-        if not asked:
+    def _save_if_requested(self, trainer: L.Trainer) -> None:
+        request = torch.tensor(self._request, device=trainer.strategy.root_device)
+        request = int(trainer.strategy.reduce(request, reduce_op="max"))
+        if not request:
             return
-        self._asked = 0
+        self._request = 0
         save_checkpoint(trainer, self._path)
-        if asked == _REQUEUE and trainer.is_global_zero:
+        if request == _REQUEUE and trainer.is_global_zero:
             self._requeue()
 
-    def _note(self, number: int, _: FrameType | None) -> None:
-        self._asked = max(self._asked, _REQUEUE if number == signal.SIGUSR2 else _SAVE)
+    def _record_signal(self, number: int, _: FrameType | None) -> None:
+        self._request = max(self._request, _REQUEUE if number == signal.SIGUSR2 else _SAVE)

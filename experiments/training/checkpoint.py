@@ -1,4 +1,4 @@
-"""Checkpoints that any number of processes can go on from."""
+"""Checkpoints from which any number of processes can resume a run."""
 
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ from experiments.optimizers.build import optimizer_on_meta
 from experiments.plan.spec import RunSpec
 from experiments.settings import ConfigError
 
-State = dict[str, Any]  # as of Optimizer.state_dict
+State = dict[str, Any]  # the state dict of an optimizer, as Optimizer.state_dict returns it
 
-# Optimizers may keep arrays and numbers of NumPy, which torch.load takes only if they are named
-# here: https://docs.pytorch.org/docs/stable/notes/serialization.html#weights-only
+# An optimizer's state may hold NumPy arrays and scalars. torch.load accepts these only if their
+# classes are listed: https://docs.pytorch.org/docs/stable/notes/serialization.html#weights-only
 torch.serialization.add_safe_globals(
     [
         *(np.ndarray, np.dtype, np._core.multiarray._reconstruct, np._core.multiarray.scalar),
@@ -26,18 +26,19 @@ torch.serialization.add_safe_globals(
 
 
 def save_checkpoint(trainer: L.Trainer, path: Path) -> None:
-    """Save a run between two steps; every process has to call it, and the first one writes.
+    """Save a run between two steps. Every process must call this; the first one writes the file.
 
     Raises:
-        FileError: it cannot be written; the checkpoint before it is as it was.
+        FileError: the file cannot be written; the previous checkpoint is unchanged.
     """
-    trainer.save_checkpoint(path, weights_only=False)  # the optimizer's state as well
+    trainer.save_checkpoint(path, weights_only=False)  # False: save the optimizer too
 
 
 def by_name(state: State, model: nn.Module, optimizer: Optimizer) -> State:
-    """Return an optimizer's state dict with names of parameters for their numbers.
+    """Return an optimizer's state dict with the parameters' names in place of their numbers.
 
-    Its numbers follow its groups, so they say nothing without it. All else that it holds stays.
+    torch numbers the parameters in the order of the optimizer's groups, so a number means nothing
+    without these groups. All other entries are kept.
     """
     names = {param: name for name, param in model.named_parameters()}
     params = [param for group in optimizer.param_groups for param in group["params"]]
@@ -47,23 +48,25 @@ def by_name(state: State, model: nn.Module, optimizer: Optimizer) -> State:
 
 
 def by_number(state: State, model: nn.Module) -> State:
-    """Return an optimizer's state dict with numbers of parameters for their names."""
+    """Return an optimizer's state dict with the parameters' numbers in place of their names."""
     names = {name for name, _ in model.named_parameters()}
     params = [name for group in state.get("param_groups", []) for name in group["params"]]
     return _renamed(state, {name: number for number, name in enumerate(params) if name in names})
 
 
 def check_shapes(saved: State, fresh: State) -> None:
-    """Refuse an optimizer's state that cannot be loaded.
+    """Check that an optimizer can load a saved state.
 
-    Codes of 4 and 8 bits share a scale in blocks; where shards cut blocks, each has its own.
+    The 4-bit and 8-bit codes of a block share one scale. If the boundary of a shard cuts a block,
+    each part gets its own scale, so the shapes can depend on the number of processes.
 
     Args:
-        saved: the state dict of a checkpoint, by name.
-        fresh: that of an optimizer that is to load it, by name; what it lacks is not compared.
+        saved: the state dict of a checkpoint, with the parameters' names.
+        fresh: the state dict, with the parameters' names, of the optimizer that will load it;
+            entries that are missing here are not compared.
 
     Raises:
-        ConfigError: some tensor has another shape.
+        ConfigError: a tensor has another shape.
     """
     for name, values in saved["state"].items():
         expected = fresh["state"].get(name)
@@ -81,9 +84,10 @@ def check_shapes(saved: State, fresh: State) -> None:
 
 
 def fresh_state(spec: RunSpec) -> State:
-    """Return the state dict, by name, of a run's optimizer in one process; without memory.
+    """Return the state dict of a run's optimizer after one step in one process, on the meta device.
 
-    The optimizer must be one of `powerstep`: others may not be able to step without memory.
+    Its keys are the parameters' names. The optimizer must be one of `powerstep`: others may be
+    unable to step on the meta device.
     """
     training = spec.training
     model, optimizer = optimizer_on_meta(
@@ -96,8 +100,8 @@ def fresh_state(spec: RunSpec) -> State:
 
 
 def _renamed(state: State, keys: dict[Any, Any]) -> State:
-    """Return a state dict with some of its keys renamed, in its state and in its groups."""
-    if not {"state", "param_groups"} <= state.keys():  # of a class with a state dict of its own
+    """Return a state dict with some parameters renamed, both in its state and in its groups."""
+    if not {"state", "param_groups"} <= state.keys():  # the class has its own format
         return state
     groups = [
         group | {"params": [keys.get(key, key) for key in group["params"]]}

@@ -1,4 +1,4 @@
-"""The file of a checkpoint: written whole or not at all, and checked before it is loaded."""
+"""The checkpoint file: written atomically, and checked for damage before it is loaded."""
 
 import errno
 import zipfile
@@ -12,26 +12,26 @@ from experiments.files import FileError, atomic, set_aside
 
 
 class CheckpointFile(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, and moves it there once it is on disk.
+    """Writes a checkpoint to a temporary file in its folder, and renames it once it is on disk.
 
-    Lightning itself writes to the system's temporary folder and moves the file from there, which
-    is a copy where that is another file system, and fails where it has no room
+    Lightning itself writes to the system's temporary folder and moves the file from there. That is
+    a copy if the folder is on another file system, and it fails if the folder is full
     (https://github.com/Lightning-AI/pytorch-lightning/issues/21253).
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write a checkpoint; where that fails, the one before it stays as it was.
+        """Write a checkpoint; if this fails, the previous one is unchanged.
 
         Raises:
-            FileError: it cannot be written, such as on a full disk.
+            FileError: the file cannot be written, for example on a full disk.
         """
         with atomic(path) as temporary, temporary.open("wb") as file:
             try:
                 torch.save(checkpoint, file)
             except RuntimeError as error:
-                # torch closes its archive after a failed write, and complains of that instead.
+                # After a failed write torch closes its archive; that fails too and hides the cause.
                 if isinstance(error.__context__, OSError):
                     raise error.__context__ from None
                 raise
@@ -39,24 +39,25 @@ class CheckpointFile(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Load a checkpoint onto the CPU, from where Lightning moves it to its devices.
+        """Load a checkpoint onto the CPU; Lightning then moves it to its devices.
 
-        Lightning asks for the CPU by a function, which torch refuses for tensors that are made of
-        others, as torchao's optimizers keep them.
+        Lightning passes a function as `map_location`. torch refuses that for tensor subclasses
+        that wrap other tensors, such as the state of torchao's optimizers
+        (https://github.com/pytorch/pytorch/pull/126728).
         """
         return super().load_checkpoint(path, "cpu", weights_only)
 
 
 def set_aside_if_damaged(path: Path) -> Path | None:
-    """Rename a checkpoint that is not as it was written, so that a run starts anew.
+    """Rename a damaged checkpoint, so that its run starts from the first step.
 
-    Every byte is compared with the checksums in the file, which torch does not do when it loads it.
+    Every byte is checked against the checksums in the file; torch.load does not check them.
 
     Returns:
-        Its new path; None where there is none, or it is whole.
+        The new path; None if there is no checkpoint or it is undamaged.
 
     Raises:
-        FileError: it cannot be read.
+        FileError: the file cannot be read.
     """
     try:
         if not path.exists() or _is_whole(path):
@@ -75,8 +76,8 @@ def _is_whole(path: Path) -> bool:
             with zipfile.ZipFile(file) as archive:
                 return archive.testzip() is None
         except OSError as error:
-            if error.errno == errno.EINVAL:  # its table of contents names a place before its start
+            if error.errno == errno.EINVAL:  # the archive's directory is wrong
                 return False
             raise
-        except Exception:  # zipfile raises nearly anything on bytes that are no archive
+        except Exception:  # zipfile raises errors of many types on a damaged archive
             return False

@@ -6,14 +6,14 @@ from experiments.plan.profile import TrainingSettings
 
 
 def lr_factor(step: int, settings: TrainingSettings) -> float:
-    """Return the learning rate of a step as a part of the highest one.
+    """Return the learning rate of a step as a fraction of the peak learning rate.
 
-    Linear from zero to 1 at `warmup_steps`, then half a cosine down to `min_lr_ratio` at the last
-    step (arXiv:2605.10335, section 5.1).
+    The fraction rises linearly from 0 to 1 at `warmup_steps`, then falls along half a cosine to
+    `min_lr_ratio` at the last step (arXiv:2605.10335, section 5.1).
 
     Args:
-        step: counted from 1.
-        settings: for steps, warmup_steps and min_lr_ratio.
+        step: number of the step, from 1.
+        settings: gives steps, warmup_steps and min_lr_ratio.
     """
     if step <= settings.warmup_steps:
         return step / settings.warmup_steps

@@ -25,16 +25,16 @@ from experiments.training.checkpoint import by_name, by_number, check_shapes, fr
 from experiments.training.learning_rate import lr_factor
 from experiments.training.measuring import ParameterCopy, PeakMemory, synchronized_time
 from experiments.training.parallel import Parallel
-from experiments.training.sharding import shard, whole
+from experiments.training.sharding import full_tensor, shard
 from experiments.training.strategies import ShardedStrategy
 
 
 class LanguageModelRun(L.LightningModule):
     """A model, its data and its optimizer, trained for a fixed number of steps.
 
-    The training loader only counts steps: each step looks its batch up by seed and step, so a run
-    that is resumed sees exactly the data it would have seen. Of several processes each takes its
-    part of that batch, and the first keeps the metrics.
+    The training loader yields only step numbers. Each step looks up its batch by seed and step, so
+    a resumed run sees exactly the same data as an uninterrupted one. Each process trains on its
+    part of the batch, and the first process logs the metrics.
     """
 
     def __init__(
@@ -55,12 +55,12 @@ class LanguageModelRun(L.LightningModule):
         self._rng: dict[str, Tensor] = {}
 
     def configure_model(self) -> None:
-        """Split the model where each process holds a part of it."""
+        """Shard the model over the processes if the strategy is FSDP."""
         if self.parallel.processes > 1 and self.parallel.strategy == "fsdp":
             shard(self.model, self.device_mesh)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Give Lightning the optimizer and its schedule."""
+        """Return the optimizer and its learning-rate schedule, in Lightning's format."""
         settings = self.spec.training
         self.optimizer = build_optimizer(
             self.spec.optimizer, self.model, settings.lr, settings.weight_decay
@@ -71,27 +71,27 @@ class LanguageModelRun(L.LightningModule):
         return {"optimizer": self.optimizer, "lr_scheduler": schedule}
 
     def train_dataloader(self) -> range:
-        """Return the steps; `training_step` finds its own batch."""
+        """Return the step numbers; `training_step` looks up the batch."""
         return range(self.spec.training.steps)
 
     def val_dataloader(self) -> DataLoader:
         """Return this process's part of the fixed validation windows, already in batches.
 
-        The processes have equally many, since they compute together: some may have the last batch
-        once more, which then does not count.
+        Every process gets the same number of batches, because the processes compute together.
+        Padding repeats the last batch, and is not counted.
         """
         settings, parts = self.spec.training, self.parallel.data_parallel
         size = self.parallel.micro_batch_size(settings)
         batches = self.batches.validation(settings.val_sequences, size)
         counted = [(*batch, True) for batch in batches]
         counted += [(*batches[-1], False)] * (-len(batches) % parts)
-        mine = self.global_rank // self.parallel.tensor_parallel
-        return DataLoader(counted[mine::parts], batch_size=None)
+        rank = self.global_rank // self.parallel.tensor_parallel  # index of the part
+        return DataLoader(counted[rank::parts], batch_size=None)
 
     def on_train_start(self) -> None:
-        """Go back to the checkpoint this run goes on from: its rows, its random numbers."""
+        """Restore the random-number generators of a checkpoint; drop metrics of later steps."""
         if self._rng:
-            _set_rng(self._rng)
+            _restore_rng_states(self._rng)
         if self.trainer.is_global_zero:
             self.metrics.rewind(self.global_step)
 
@@ -99,7 +99,7 @@ class LanguageModelRun(L.LightningModule):
         """Take one optimizer step on the batch of this step."""
         settings = self.spec.training
         step = self.global_step + 1
-        lr = float(self.optimizer.param_groups[0]["lr"])  # it may be a tensor
+        lr = float(self.optimizer.param_groups[0]["lr"])  # lr may be a tensor
         is_validated = step % settings.val_every == 0
         is_logged = is_validated or step % settings.log_every == 0
         before = ParameterCopy([*self.model.parameters()], self._peak) if is_logged else None
@@ -115,21 +115,21 @@ class LanguageModelRun(L.LightningModule):
             "tokens": step * settings.batch_size * settings.context,
             "train_loss": loss,
             "lr": lr,
-            "grad_norm": whole(grad_norm).item(),
+            "grad_norm": full_tensor(grad_norm).item(),
             "update_rms": before.rms_change() if before else math.nan,
             "step_seconds": finished - started,
             "optimizer_seconds": finished - update_started,
         }
-        self.trainer.should_stop = not math.isfinite(loss)  # nothing finite comes after
+        self.trainer.should_stop = not math.isfinite(loss)  # later losses are not finite either
         if self.trainer.should_stop or (is_logged and not is_validated):
-            self._keep(row)
+            self._log_row(row)
 
     def _step_optimizer(self, loss: float) -> None:
-        """Have the optimizer take its step.
+        """Let the optimizer take its step.
 
         Raises:
-            RuntimeError: its class raised an error; the line is named. Where the loss is not
-                finite nothing is raised: whatever the optimizer makes of that, the run diverged.
+            RuntimeError: the optimizer's class raised an error; the message names the line. If the
+                loss is not finite, the error is ignored, because the run has diverged anyway.
         """
         try:
             self.optimizers().step()
@@ -141,12 +141,12 @@ class LanguageModelRun(L.LightningModule):
                     f" {describe(error, spec.class_path)}"
                 ) from error
 
-    def _keep(self, row: dict[str, float]) -> None:
+    def _log_row(self, row: dict[str, float]) -> None:
         if self.trainer.is_global_zero:
             self.metrics.append(row)
 
     def _accumulate_gradients(self) -> float:
-        """Leave the gradient of the whole batch in the parameters; return its mean loss."""
+        """Compute the gradients of the whole batch, and return its mean loss."""
         settings = self.spec.training
         self.optimizer.zero_grad()
         part = self.parallel.part(settings.batch_size, self.global_rank)
@@ -166,7 +166,7 @@ class LanguageModelRun(L.LightningModule):
         return self._mean(total)
 
     def _exchange_gradients(self, is_last: bool) -> AbstractContextManager:
-        """Return a context in which DDP adds up gradients only after the last micro-batch."""
+        """Return a context in which DDP reduces gradients only after the last micro-batch."""
         wrapper = self.trainer.strategy.model
         is_ddp = isinstance(wrapper, DistributedDataParallel)
         return wrapper.no_sync() if is_ddp and not is_last else nullcontext()
@@ -179,50 +179,50 @@ class LanguageModelRun(L.LightningModule):
         return self.trainer.strategy.reduce(tensor, reduce_op="mean").item()
 
     def validation_step(self, batch: tuple[Tensor, Tensor, bool], batch_idx: int) -> None:
-        """Add a batch of validation windows."""
+        """Keep the loss of one batch of validation windows."""
         inputs, targets, counts = batch
         loss = self.model(inputs, targets).item()
         if counts:
             self._val_losses.append((loss, len(inputs)))
 
     def on_validation_epoch_end(self) -> None:
-        """Complete this step's row with the mean over all validation windows."""
+        """Log this step's row with the mean loss over all validation windows."""
         windows = self._mean(sum(size for _, size in self._val_losses))
         val_loss = self._mean(sum(loss * size for loss, size in self._val_losses)) / windows
         self._val_losses.clear()
         if not self.trainer.should_stop:
-            self._keep(self.last_row | {"val_loss": val_loss})
+            self._log_row(self.last_row | {"val_loss": val_loss})
 
     def on_fit_end(self) -> None:
-        """Learn how much memory the process needed that needed most."""
+        """Record the largest peak memory over all processes, in bytes."""
         peak = torch.tensor(self._peak.update(), device=self.device)
         self._peak_bytes = int(self.trainer.strategy.reduce(peak, reduce_op="max"))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the optimizer's states, so that another number of processes can load them.
+        """Key the optimizer's state by parameter name, so that any number of processes can load it.
 
-        The metrics so far are saved as well: a run that goes on from here has all of them, whatever
-        happened to their own file. So are the states of the generators of random numbers: an
-        optimizer may round stochastically.
+        The checkpoint also holds the metrics so far, so that a resumed run has them even if their
+        own file was lost, and the states of the random-number generators, because an optimizer may
+        round stochastically.
         """
         checkpoint["metrics"] = self.metrics.rows
-        checkpoint["rng"] = _rng()
-        if not isinstance(self.trainer.strategy, ShardedStrategy):  # which names them itself
+        checkpoint["rng"] = _rng_states()
+        if not isinstance(self.trainer.strategy, ShardedStrategy):  # it uses names itself
             (state,) = checkpoint["optimizer_states"]
             checkpoint["optimizer_states"] = [by_name(state, self, self.optimizer)]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Number the optimizer's states, as the optimizer does that is not sharded."""
-        self.metrics.rows = checkpoint.get("metrics", self.metrics.rows)  # older ones have none
+        """Restore the metrics; key the optimizer's state by parameter number, as torch does."""
+        self.metrics.rows = checkpoint.get("metrics", self.metrics.rows)  # not in older files
         self._rng = checkpoint.get("rng", {})
-        if "optimizer_states" in checkpoint:  # the sharded strategy has loaded them already
+        if "optimizer_states" in checkpoint:  # else ShardedStrategy has loaded it
             (state,) = checkpoint["optimizer_states"]
-            if self.spec.optimizer.class_path.startswith("powerstep."):  # may have blocks of codes
+            if self.spec.optimizer.class_path.startswith("powerstep."):  # quantised in blocks
                 check_shapes(state, fresh_state(self.spec))
             checkpoint["optimizer_states"] = [by_number(state, self)]
 
     def measured(self) -> Summary:
-        """Return the size of the model, of the optimizer state, and of the memory in use."""
+        """Return the number of parameters, and the bytes of optimizer state and of peak memory."""
         return {
             "parameters": sum(param.numel() for param in self.model.parameters()),
             "state_bytes": state_bytes(self.optimizer),
@@ -233,21 +233,22 @@ class LanguageModelRun(L.LightningModule):
 def _without_closure(
     _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Keep Lightning's closure from an optimizer, which would call it for the loss: it has none.
+    """Drop the closure that Lightning passes to an optimizer's step.
 
+    Some optimizers call the closure to get the loss, but in manual optimization it returns None:
     https://lightning.ai/docs/pytorch/stable/model/manual_optimization.html
     """
     return args, {name: value for name, value in kwargs.items() if name != "closure"}
 
 
-def _rng() -> dict[str, Tensor]:
-    """Return the states of torch's default generators."""
+def _rng_states() -> dict[str, Tensor]:
+    """Return the states of torch's default random-number generators."""
     on_gpu = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
     return {"cpu": torch.get_rng_state()} | on_gpu
 
 
-def _set_rng(states: dict[str, Tensor]) -> None:
-    """Set torch's default generators to the states of `_rng`."""
+def _restore_rng_states(states: dict[str, Tensor]) -> None:
+    """Restore the states that `_rng_states` returned."""
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from experiments.training.sharding import whole
+from experiments.training.sharding import full_tensor
 
 
 def synchronized_time() -> float:
-    """Return the time in seconds, after the accelerator has finished its work."""
+    """Return the time in seconds, once the GPU has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -90,11 +90,11 @@ class ParameterCopy:
         return math.sqrt(sum(squares).item() / sum(param.numel() for param in self._params))
 
     def _squared_change(self, index: int) -> Tensor:
-        change = self._take(index).float().sub_(self._params[index].detach().float())
-        return whole(change.square_().sum())
+        change = self._old_values(index).float().sub_(self._params[index].detach().float())
+        return full_tensor(change.square_().sum())
 
-    def _take(self, index: int) -> Tensor:
-        """Return the old values of a parameter, sharded as it is; called once each, in order."""
+    def _old_values(self, index: int) -> Tensor:
+        """Return the old values of a parameter, sharded alike; called once each, in order."""
         param = self._params[index]
         if self._file:
             local = torch.empty_like(_local(param))
@@ -109,13 +109,13 @@ class ParameterCopy:
 
 
 def _local(param: Tensor) -> Tensor:
-    """Return the values of a parameter that this process holds."""
+    """Return this process's shard of a parameter, detached and contiguous."""
     param = param.detach()
     return (param.to_local() if isinstance(param, DTensor) else param).contiguous()
 
 
 def _bytes_of(tensor: Tensor) -> Tensor:
-    """Return a contiguous tensor as bytes, shape (n,), without a copy; NumPy has no bfloat16."""
+    """Return a contiguous tensor as uint8, shape (bytes,), no copy: NumPy has no bfloat16."""
     return tensor.view(-1).view(torch.uint8)
 
 

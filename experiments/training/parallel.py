@@ -1,4 +1,4 @@
-"""How the processes of one run share its work. Imports no torch: launchers read this."""
+"""How the processes of one run share its work. Imports no torch, because launchers use it."""
 
 from typing import Literal
 
@@ -10,20 +10,20 @@ from experiments.settings import ConfigError, Keys, Settings
 
 
 class Parallel(Settings):
-    """The processes of a run, and what each of them holds.
+    """The processes of a run, and how they split its model and its batches.
 
-    It changes how fast a run is and not what comes out, but for the rounding of sums.
+    These settings change the speed of a run, but its result only by the rounding of sums.
     """
 
-    nodes: int = Field(default=1, gt=0, description="machines")
+    nodes: int = Field(default=1, gt=0, description="number of machines")
     tasks_per_node: int = Field(
-        default=1, gt=0, description="processes a node; each trains on one GPU, or on its CPUs"
+        default=1, gt=0, description="processes per node; each trains on one GPU, or on its CPUs"
     )
     strategy: Literal["ddp", "fsdp"] = Field(
-        default="ddp", description="each process holds the model (ddp), or a part of it (FSDP2)"
+        default="ddp", description="each process holds the whole model (ddp), or a shard (FSDP2)"
     )
     tensor_parallel: int = Field(
-        default=1, gt=0, description="processes of a node that share each matrix; needs fsdp"
+        default=1, gt=0, description="processes of a node that split each matrix; needs fsdp"
     )
 
     @model_validator(mode="after")
@@ -44,12 +44,12 @@ class Parallel(Settings):
 
     @property
     def processes(self) -> int:
-        """How many processes train the run."""
+        """Number of processes that train the run."""
         return self.nodes * self.tasks_per_node
 
     @property
     def data_parallel(self) -> int:
-        """In how many parts a batch is split."""
+        """Number of parts into which a batch is split."""
         return self.processes // self.tensor_parallel
 
     def part(self, batch_size: int, rank: int) -> slice:
@@ -59,19 +59,20 @@ class Parallel(Settings):
         return slice(first, first + size)
 
     def micro_batch_size(self, training: TrainingSettings) -> int:
-        """Return the sequences of one forward pass of one process."""
+        """Return the number of sequences in one forward pass of one process."""
         part = training.batch_size // self.data_parallel
         return min(training.micro_batch_size or part, part)
 
     def check(self, spec: RunSpec, where: Keys) -> None:
-        """Refuse a run that the processes cannot share.
+        """Check that the processes can share a run.
 
         Args:
             spec: the run.
-            where: the field that these settings stand in.
+            where: the field of these settings, for the message.
 
         Raises:
-            ConfigError: its batch cannot be split evenly, or its model by tensor parallelism.
+            ConfigError: its batch cannot be split evenly, or its model cannot be split by tensor
+                parallelism.
         """
         training = spec.training
         size, parts = training.batch_size, self.data_parallel
@@ -106,4 +107,4 @@ class Parallel(Settings):
                 )
 
 
-ALONE = Parallel()
+ALONE = Parallel()  # one process on one machine

@@ -1,4 +1,4 @@
-"""How a model is split over the processes of a run."""
+"""Sharding a model over the processes of a run."""
 
 import re
 
@@ -14,20 +14,20 @@ from torch.distributed.tensor.parallel import (
 )
 from torch.distributed.tensor.placement_types import Placement
 
-_LAYOUTS = {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}
-
-
-_SUMMED = "replicated_with_grad_allreduce"
+# The tensor-parallel styles of `transformers`, as torch's classes. Qwen3 replicates the norms of
+# its queries and keys by the last style; each process applies them to its own attention heads.
+_PARALLEL_STYLES = {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}
+_REPLICATED_OVER_HEADS = "replicated_with_grad_allreduce"
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> None:
-    """Split a model over the processes in place: matrices by tensor parallelism, then all by FSDP2.
+    """Shard a model in place: its matrices by tensor parallelism, then all weights by FSDP2.
 
-    Each process has the whole model when it begins.
+    Each process holds the whole model before the call.
 
     Args:
-        model: with its weights.
-        mesh: of dimensions data_parallel and tensor_parallel.
+        model: the model, with its weights.
+        mesh: a device mesh with the dimensions data_parallel and tensor_parallel.
     """
     if mesh["tensor_parallel"].size() > 1:
         _split_matrices(model, mesh["tensor_parallel"])
@@ -36,54 +36,58 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> None:
     fully_shard(model, mesh=mesh["data_parallel"])
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """Return what the parts of a tensor make up together."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Return the full tensor of a DTensor; any other tensor is returned unchanged."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _split_matrices(model: nn.Module, mesh: DeviceMesh) -> None:
-    """Split matrices by the plan of `transformers`; every process has all the other weights."""
-    plan, styles = _plan(model), {}
+    """Shard matrices by the plan of `transformers`; all other weights are replicated."""
+    plan, styles = _tensor_parallel_plan(model), {}
     for name, module in model.named_modules():
-        how = plan.get(_pattern(name))
-        if how in _LAYOUTS:
-            styles[name] = _LAYOUTS[how]()
+        style = plan.get(_plan_key(name))
+        if style in _PARALLEL_STYLES:
+            styles[name] = _PARALLEL_STYLES[style]()
         elif list(module.parameters(recurse=False)):
-            # Norms of the heads see the heads of their process, the third dimension.
-            styles[name] = _Replicated(Shard(2) if how == _SUMMED else Replicate())
+            # Dimension 2 of the norms' input is the heads.
+            styles[name] = _Replicated(Shard(2) if style == _REPLICATED_OVER_HEADS else Replicate())
     parallelize_module(model, mesh, styles)
-    model.model.tie_weights()  # each module got a tensor of its own
+    model.model.tie_weights()  # parallelize_module gave each module its own tensor
 
 
 class _Replicated(ParallelStyle):
-    """Weights that every process has, as DTensors, so that optimizers meet one kind of tensor.
+    """A parallel style that replicates weights as DTensors, so that optimizers get only DTensors.
 
     Args:
-        inputs: how the processes share what the module is given, and what it returns.
+        inputs: the placement of the module's input and output.
     """
 
     def __init__(self, inputs: Placement) -> None:
         self._inputs = inputs
 
     def _apply(self, module: nn.Module, mesh: DeviceMesh) -> nn.Module:
-        return distribute_module(module, mesh, input_fn=self._enter, output_fn=self._leave)
+        return distribute_module(module, mesh, input_fn=self._to_dtensor, output_fn=self._to_local)
 
-    def _enter(self, _: nn.Module, inputs: tuple[Tensor], mesh: DeviceMesh) -> tuple[DTensor]:
+    def _to_dtensor(self, _: nn.Module, inputs: tuple[Tensor], mesh: DeviceMesh) -> tuple[DTensor]:
         return tuple(DTensor.from_local(each, mesh, [self._inputs]) for each in inputs)
 
-    def _leave(self, _: nn.Module, output: DTensor, __: DeviceMesh) -> Tensor:
+    def _to_local(self, _: nn.Module, output: DTensor, __: DeviceMesh) -> Tensor:
         return output.to_local()
 
 
-def _plan(model: nn.Module) -> dict[str, str]:
-    """Return how `transformers` splits a model's layers, by their names, * for a number."""
+def _tensor_parallel_plan(model: nn.Module) -> dict[str, str]:
+    """Return the style of each layer that `transformers` shards, by its name with * for numbers.
+
+    https://huggingface.co/docs/transformers/v5.10.1/tensor_parallelism
+    """
     return model.model.config.base_model_tp_plan
 
 
-def _pattern(name: str) -> str:
-    """Return the key of `_plan` that a module or a parameter has."""
+def _plan_key(name: str) -> str:
+    """Return the key of a module in the tensor-parallel plan."""
     return re.sub(r"\d+", "*", name.removeprefix("model.model.").removesuffix(".weight"))
 
 
 def _blocks(model: nn.Module) -> nn.ModuleList:
+    """Return the Transformer blocks of a model."""
     return next(module for module in model.modules() if isinstance(module, nn.ModuleList))

@@ -1,4 +1,4 @@
-"""Lightning's strategies for the processes of a run, and how a model is split over them."""
+"""Lightning's environment, strategy and Trainer arguments for the processes of a run."""
 
 import os
 from typing import Any
@@ -23,13 +23,14 @@ from experiments.training.checkpoint import by_number, check_shapes
 from experiments.training.checkpoint_file import CheckpointFile
 from experiments.training.parallel import Parallel
 
-_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+# State dicts are not sharded: the first process holds all values on the CPU, the others none.
+_FULL_STATE_DICT = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def environment() -> ClusterEnvironment:
-    """Return who started this process: submitit in a job of SLURM, torchrun, or a user.
+    """Return Lightning's view of the process's launcher: submitit on SLURM, torchrun, or none.
 
-    Lightning must not requeue jobs: submitit does.
+    Lightning must not requeue the job, because submitit does.
     """
     if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
         return SLURMEnvironment(auto_requeue=False)
@@ -39,7 +40,7 @@ def environment() -> ClusterEnvironment:
 
 
 def trainer_arguments(parallel: Parallel) -> dict[str, Any]:
-    """Return what Lightning's Trainer must know of the processes."""
+    """Return the arguments of Lightning's Trainer that depend on the processes."""
     strategy: Any = "auto"
     if parallel.processes > 1:
         strategy = DDPStrategy() if parallel.strategy == "ddp" else ShardedStrategy(parallel)
@@ -48,15 +49,15 @@ def trainer_arguments(parallel: Parallel) -> dict[str, Any]:
         "devices": parallel.tasks_per_node,
         "strategy": strategy,
         "plugins": [environment(), CheckpointFile()],
-        "use_distributed_sampler": False,  # the module gives each process its part
+        "use_distributed_sampler": False,  # LanguageModelRun splits the batches itself
     }
 
 
 class ShardedStrategy(ModelParallelStrategy):
-    """FSDP2, with tensor parallelism; its checkpoint is one file, which any process count can load.
+    """FSDP2 with tensor parallelism. Any number of processes can load its checkpoint, one file.
 
-    Lightning would number the optimizer's states in the order of the model's parameters, which is
-    not that of the optimizer's groups; here they have the parameters' names.
+    Lightning would number the optimizer's states in the order of the model's parameters, but torch
+    numbers them in the order of the optimizer's groups. Here they have the parameters' names.
     """
 
     def __init__(self, parallel: Parallel) -> None:
@@ -65,21 +66,21 @@ class ShardedStrategy(ModelParallelStrategy):
         )
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """Return the whole state, in the first process."""
+        """Return the full state dict in the first process, and an empty one in the others."""
         optimizer = getattr(optimizer, "optimizer", optimizer)  # Lightning wraps it
-        return get_optimizer_state_dict(self.model, optimizer, options=_WHOLE)
+        return get_optimizer_state_dict(self.model, optimizer, options=_FULL_STATE_DICT)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> Any:
-        """Give each process its part of what a checkpoint holds."""
+        """Load a checkpoint; each process gets its shard of the model and the optimizer state."""
         checkpoint = torch.load(
             checkpoint_path, map_location="cpu", mmap=True, weights_only=weights_only
         )
-        set_model_state_dict(self.model, checkpoint["state_dict"], options=_WHOLE)
+        set_model_state_dict(self.model, checkpoint["state_dict"], options=_FULL_STATE_DICT)
         (state,) = checkpoint.pop("optimizer_states")
         (optimizer,) = self.optimizers
         if state["state"]:
             check_shapes(state, get_optimizer_state_dict(self.model, optimizer))
-            set_optimizer_state_dict(self.model, optimizer, state, options=_WHOLE)
-        else:  # torch would look there for the device
+            set_optimizer_state_dict(self.model, optimizer, state, options=_FULL_STATE_DICT)
+        else:  # torch's function takes the device from the state, and fails if it is empty
             optimizer.load_state_dict(by_number(state, self.model))
         return checkpoint

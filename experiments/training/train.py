@@ -23,9 +23,9 @@ from experiments.training.lightning_module import LanguageModelRun
 from experiments.training.parallel import ALONE, Parallel
 from experiments.training.strategies import environment, trainer_arguments
 
-# Whoever trains on a login node or a machine of their own means to.
+# Training without srun, on a login node or on one's own machine, is intended.
 warnings.filterwarnings("ignore", message="The `srun` command is available")
-# It is: a batch is looked up by its step (experiments.training.lightning_module).
+# The loader is resumable: a batch is looked up by its step (LanguageModelRun).
 warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
 
 
@@ -38,26 +38,26 @@ def train(
     tensorboard: bool = False,
     requeue: Callable[[], None] | None = None,
 ) -> Summary | None:
-    """Train a run to its end, going on from its last checkpoint if there is one.
+    """Train a run to its end, resuming from its last checkpoint if there is one.
 
-    A checkpoint that is damaged is set aside as last.ckpt.damaged, and the run starts anew; its
-    history says so. Where several processes train it, each of them calls this.
+    A damaged checkpoint is renamed to last.ckpt.damaged, and the run starts from the first step;
+    its history records this. If several processes train the run, each of them calls this function.
 
     Args:
         spec: everything the result depends on.
-        corpus: folder of the tokenised corpus.
+        corpus: the folder of the tokenised corpus.
         folder: the path of the run's TrainingFolder.
         parallel: the processes, and how they share the work.
         tensorboard: whether to write TensorBoard logs as well.
-        requeue: gives the job back to the queue and does not return. With it the run is saved when
-            a signal says that the job is about to end.
+        requeue: requeues the job and does not return. If it is given, the run is saved when a
+            signal announces the end of the job.
 
     Returns:
-        The summary, as it stands in summary.json; None in all processes but the first.
+        The content of summary.json; None in all processes but the first.
 
     Raises:
         ConfigError: the corpus is too small, the processes cannot share the run, or the optimizer
-            cannot be made.
+            cannot be built.
         FileError: a file of the run cannot be read or written.
     """
     facts = read_facts(corpus)
@@ -67,8 +67,8 @@ def train(
     is_first = environment().global_rank() == 0
     files = TrainingFolder(folder)
     make_folder(folder)
-    # Wait where another process trains it: one whose launcher was killed, or whose job was
-    # cancelled and takes its time to end.
+    # Another process may still train the run, if its launcher was killed or if its job was
+    # cancelled but has not ended. Wait for it.
     with locked(files.lock) if is_first else nullcontext():
         callbacks: list[L.Callback] = [SaveLast(files.checkpoint)]
         if is_first:
@@ -88,7 +88,8 @@ def train(
             "processes": parallel.processes,
             "strategy": parallel.strategy if parallel.processes > 1 else None,
         }
-        # Deterministic algorithms would also fill every fresh tensor with NaN, which takes time.
+        # By default torch's deterministic mode also fills every new tensor with NaN, which takes
+        # time: https://docs.pytorch.org/docs/stable/deterministic.html
         torch.utils.deterministic.fill_uninitialized_memory = False
         trainer = L.Trainer(
             **trainer_arguments(parallel),
@@ -107,7 +108,7 @@ def train(
             enable_progress_bar=False,
             logger=False,
         )
-        # `fit` does this as well; here the processes need each other before it.
+        # `fit` does this too, but `broadcast` needs the group of processes before it.
         trainer.strategy.connect(run)
         trainer.strategy.setup_environment()
         resumes = trainer.strategy.broadcast(is_first and _resumes(files))
@@ -128,10 +129,10 @@ def train(
 
 
 def _resumes(files: TrainingFolder) -> bool:
-    """Tell whether a run resumes from its checkpoint; a damaged one is set aside."""
+    """Return whether a run has a checkpoint to resume from; a damaged one is renamed."""
     aside = set_aside_if_damaged(files.checkpoint)
     if aside:
-        problem = f"{files.checkpoint} is damaged: it is now {aside.name}, and the run starts anew"
+        problem = f"{files.checkpoint} is damaged: it is now {aside.name}, and the run starts again"
         print(problem, file=sys.stderr, flush=True)
         files.run.history.append("restarted", reason=problem)
     return files.checkpoint.exists()

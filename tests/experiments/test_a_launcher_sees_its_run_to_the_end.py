@@ -177,7 +177,7 @@ def test_status_shows_where_each_run_stands(planned, launch, results):
     assert 0 < float(loss) < 10
     launcher.kill()
     launcher.communicate()
-    assert "its launcher is gone" in status(mine, ResultsFolder(results))
+    assert "its launcher has ended" in status(mine, ResultsFolder(results))
     for process in psutil.process_iter(["cmdline"]):
         if str(run.training.path) in (process.info["cmdline"] or []):
             process.kill()

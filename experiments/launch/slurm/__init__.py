@@ -1,1 +1,1 @@
-"""Launching runs as jobs of SLURM."""
+"""Launching runs as SLURM jobs."""

@@ -1,9 +1,9 @@
-"""The commands of SLURM that a launcher runs."""
+"""Running the commands of SLURM that a launcher needs."""
 
 import re
 import subprocess
 
-COMMANDS = ("sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
+COMMANDS = ("sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")  # all that must be on PATH
 
 
 class SlurmError(RuntimeError):

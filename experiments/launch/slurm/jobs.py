@@ -21,7 +21,7 @@ from experiments.settings import ConfigError
 
 
 def parameters(job: JobSettings, name: str) -> dict[str, Any]:
-    """Return a job's settings by submitit's names for them."""
+    """Return the parameters of submitit's executor for a job."""
     asked = {
         "job_name": name,
         "partition": job.partition,
@@ -38,7 +38,7 @@ def parameters(job: JobSettings, name: str) -> dict[str, Any]:
         # Requeue the job if its node fails, even where the site's default is not to.
         "additional_parameters": {"requeue": True, **job.sbatch},
         "setup": list(job.setup) or None,
-        # If one process dies, end the others, which would wait for it until the time limit.
+        # If one process dies, end the others: they would wait for it until the time limit.
         "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={job.cpus_per_task}"],
     }
     return {key: value for key, value in asked.items() if value is not None}
@@ -56,7 +56,7 @@ def batch_script(job: JobSettings, name: str, folder: Path) -> str:
     submitit has no function for this, so a job is submitted to a stand-in for sbatch.
 
     Args:
-        job: what the job asks for.
+        job: the settings of the job.
         name: the job's name.
         folder: the folder for the job's files; it need not exist.
     """

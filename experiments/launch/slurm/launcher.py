@@ -1,7 +1,7 @@
-"""Training a run in a job of SLURM, submitted through submitit.
+"""Training a run in a SLURM job, submitted through submitit.
 
-The launcher looks at the run's files, and once a minute, together with all others, at the queue.
-It submits no job while the run has one, and waits for nothing without a bound.
+The launcher watches the run's files and the queue, which all launchers together ask for once a
+minute. It submits no second job while the run has one, and every wait has a time limit.
 """
 
 import time
@@ -23,36 +23,37 @@ from experiments.runs.logs import error_of, last_line
 from experiments.runs.summary import Failure, Status
 from experiments.settings import ConfigError
 
-_PATIENCE = 3600  # seconds that SLURM may leave the launcher without an answer
-_LATE_FILES = 15  # seconds that a network file system may take to show what a job wrote
-_ENDING = 300  # seconds that a cancelled job may take to leave the queue
+_SLURM_TIMEOUT = 3600  # seconds without an answer from SLURM after which a launcher gives up
+_FILES_TIMEOUT = 15  # seconds after which a job's files must be visible on a network file system
+_CANCEL_TIMEOUT = 300  # seconds after which a cancelled job must have left the queue
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class SlurmLauncher:
-    """Has one run trained by SLURM.
+    """The launcher of one run on SLURM.
 
     Args:
-        task: the run, and what its job asks for.
-        queue: shared with the other launchers.
+        task: the run, and the settings of its job.
+        queue: the user's queue, shared with the other launchers.
     """
 
     task: TrainingTask
     queue: Queue
 
     def train(self) -> Failure | None:
-        """Submit the run, or find the job that it has, and wait until it has ended.
+        """Submit a job for the run, or adopt its earlier job, and wait until it has ended.
 
         Returns:
-            Why the run has no result, or None where it has one.
+            Why the run has no result, or None if it has one.
 
         Raises:
-            ConfigError: SLURM refuses the job, or has not answered for an hour.
-            Stopped: the launcher was told to stop; the job is cancelled.
+            ConfigError: SLURM refuses the job, or has not answered for an hour, or a cancelled job
+                does not end.
+            Stopped: the launcher was stopped; the job is cancelled.
         """
         try:
-            return self._wait(self._living_job() or _until_slurm_answers(self._submit))
+            return self._wait(self._unfinished_job() or _until_slurm_answers(self._submit))
         except Stopped:
             self._cancel()
             raise
@@ -70,12 +71,12 @@ class SlurmLauncher:
         try:
             commands.cancel(job_id)
         except SlurmError as error:
-            _say(f"job {job_id} was not cancelled, and the same command finds it again: {error}")
+            _say(f"job {job_id} was not cancelled, and the same command will adopt it: {error}")
         else:
             self.task.run.history.append("cancelled", job=job_id)
 
-    def _living_job(self) -> str | None:
-        """Return the job that an earlier launcher submitted and did not see to its end."""
+    def _unfinished_job(self) -> str | None:
+        """Return the job that an earlier launcher left in the queue; None if there is none."""
         event, job_id = self._last_submission()
         if event == "submitted":
             return job_id
@@ -84,14 +85,14 @@ class SlurmLauncher:
         return None
 
     def _submit(self) -> str:
-        """Return a job that is submitted now, or was submitted by a launcher that did not hear so.
+        """Submit a job, or adopt one whose launcher died before it got the id; return the id.
 
         Raises:
             SlurmError: the controller could not be reached.
-            ConfigError: it refuses the job.
+            ConfigError: the controller refuses the job.
         """
         run, job = self.task.run, self.task.job
-        job_id = self._find() if self._last_submission()[0] == "submitting" else None
+        job_id = self._job_in_queue() if self._last_submission()[0] == "submitting" else None
         with signals_held_back():
             if not job_id:
                 run.history.append("submitting")
@@ -109,7 +110,7 @@ class SlurmLauncher:
         return job_id
 
     def _wait(self, job_id: str) -> Failure | None:
-        """Wait until the run has a result, or its job has left the queue without one."""
+        """Wait until the run has a result or its job has ended; return why there is no result."""
         run = self.task.run
         began = answered = running = time.time()
         shown = None
@@ -117,15 +118,15 @@ class SlurmLauncher:
             time.sleep(1)
             try:
                 snapshot = self.queue.snapshot(since=time.time() - POLL_SECONDS)
-                job = self._mine(snapshot.jobs.get(job_id))
-                if job and job.state != "RUNNING" and self._has_waited_since(running):
-                    return self._give_up(job)
+                job = self._if_own(snapshot.jobs.get(job_id))
+                if job and job.state != "RUNNING" and self._has_waited_too_long(running):
+                    return self._cancel_waiting(job)
                 if job and "launch failed" in job.reason and "held" in job.reason:
-                    # A node could not start it, or the controller forgot that it had; SLURM leaves
-                    # it to the user to say that it may try again.
+                    # A node could not start the job, or the controller lost track of the start.
+                    # SLURM then holds the job until the user releases it.
                     commands.release(job_id)
             except SlurmError as error:
-                if time.time() - max(answered, run.last_sign_of_life) > _PATIENCE:
+                if time.time() - max(answered, run.last_sign_of_life) > _SLURM_TIMEOUT:
                     raise ConfigError(
                         (),
                         f"job {job_id} is left alone, since SLURM does not answer for an hour:"
@@ -133,7 +134,7 @@ class SlurmLauncher:
                     ) from None
                 continue
             answered = snapshot.time
-            if job is None and snapshot.time > began:  # an older one does not have the job
+            if job is None and snapshot.time > began:  # older snapshots may lack the job
                 return self._end_of(job_id)
             if job and job.state == "RUNNING":
                 running = snapshot.time
@@ -142,17 +143,19 @@ class SlurmLauncher:
                 _say(f"job {job_id}: {job.state} ({job.reason})")
         return None
 
-    def _has_waited_since(self, time_: float) -> bool:
-        return time.time() - time_ > 3600 * self.task.job.queue_hours
+    def _has_waited_too_long(self, since: float) -> bool:
+        """Return whether `since`, in seconds as time.time(), is `queue_hours` ago."""
+        return time.time() - since > 3600 * self.task.job.queue_hours
 
-    def _give_up(self, job: QueuedJob) -> Failure:
+    def _cancel_waiting(self, job: QueuedJob) -> Failure:
+        """Cancel a job that has waited too long."""
         commands.cancel(job.id)
         why = f"{job.state} ({job.reason}) for {self.task.job.queue_hours:g} hours"
         return Failure(Status.TIMEOUT, f"job {job.id} was {why}", self._log(job.id))
 
     def _end_of(self, job_id: str) -> Failure | None:
-        """Return why a run has no result whose job has left the queue."""
-        run, deadline = self.task.run, time.time() + _LATE_FILES
+        """Return why a run has no result once its job has left the queue; None if it has one."""
+        run, deadline = self.task.run, time.time() + _FILES_TIMEOUT
         while time.time() < deadline:
             if run.training.has_result:
                 return None
@@ -167,26 +170,30 @@ class SlurmLauncher:
         return Failure(status, f"job {job_id} {state}: {last_line(log)}", log)
 
     def _log(self, job_id: str) -> Path:
-        """Return the log of the process that said why it failed, or else of the first."""
+        """Return the log of the first process that logged an error, or else of process 0."""
         logs = sorted(self.task.run.slurm.glob(f"{job_id}_*_log.err"))
         first = self.task.run.slurm / f"{job_id}_0_log.err"
         return next((log for log in [first, *logs] if error_of(log)), first)
 
-    def _find(self) -> str | None:
-        """Return the job of this run that is in the queue."""
+    def _job_in_queue(self) -> str | None:
+        """Return the job of this run in the queue; None if there is none."""
         jobs = self.queue.snapshot(since=time.time()).jobs.values()
-        return next((job.id for job in jobs if self._mine(job)), None)
+        return next((job.id for job in jobs if self._if_own(job)), None)
 
-    def _mine(self, job: QueuedJob | None) -> QueuedJob | None:
-        """Return a job if it is this run's: SLURM may number jobs anew."""
+    def _if_own(self, job: QueuedJob | None) -> QueuedJob | None:
+        """Return a job if it is this run's, else None: SLURM may use an id twice."""
         return job if job and job.name == self.name else None
 
     def _wait_until_gone(self, job_id: str) -> None:
-        """Wait for the end of a job that was cancelled."""
-        deadline = time.time() + _ENDING
+        """Wait until a cancelled job has left the queue.
+
+        Raises:
+            ConfigError: it has not, or SLURM has not answered.
+        """
+        deadline = time.time() + _CANCEL_TIMEOUT
         while True:
             jobs = _until_slurm_answers(lambda: self.queue.snapshot(since=time.time() - 5)).jobs
-            if not self._mine(jobs.get(job_id)):
+            if not self._if_own(jobs.get(job_id)):
                 return
             if time.time() > deadline:
                 raise ConfigError(
@@ -197,15 +204,19 @@ class SlurmLauncher:
             time.sleep(1)
 
     def _last_submission(self) -> tuple[str, str]:
-        """Return how far the last submission came, and its job; failed if there is none."""
+        """Return the last event of a submission and its job; "failed" and "" before the first."""
         events = self.task.run.history.events("submitting", "submitted", "cancelled", "failed")
         last = events[-1] if events else {"event": "failed"}
         return last["event"], last.get("job", "")
 
 
 def _until_slurm_answers(ask: Callable[[], _T]) -> _T:
-    """Return an answer of SLURM, also where its controller is just being started again."""
-    deadline = time.time() + _PATIENCE
+    """Ask SLURM until it answers, for example while its controller is being restarted.
+
+    Raises:
+        ConfigError: it has not answered for an hour.
+    """
+    deadline = time.time() + _SLURM_TIMEOUT
     while True:
         try:
             return ask()
@@ -217,5 +228,5 @@ def _until_slurm_answers(ask: Callable[[], _T]) -> _T:
 
 
 def _say(text: str) -> None:
-    """Print a line at once: the launcher's log is read while it waits."""
+    """Print a line without a buffer: users read the log while the launcher waits."""
     print(text, flush=True)

@@ -1,6 +1,6 @@
-"""What a run asks of a SLURM cluster: checked key by key, with a default and a part for each model.
+"""The settings of SLURM jobs: a default, and changes to it for single models.
 
-It changes where a run is computed and not what comes out, so it is no part of a run's identity.
+They change where a run is trained and not its result, so they are no part of the run's identity.
 """
 
 from collections.abc import Iterable
@@ -14,41 +14,47 @@ from experiments.training.parallel import Parallel
 from experiments.yaml_loader import located, read_yaml
 
 _Text = Annotated[str, Field(min_length=1)]
-_OURS = {  # options of sbatch that other settings or the launcher give
-    *(
-        "account",
-        "cpus-per-task",
-        "error",
-        "gpus-per-node",
-        "job-name",
-        "mem",
-        "nodes",
-        "open-mode",
-    ),
-    *("ntasks-per-node", "output", "partition", "qos", "requeue", "signal", "time", "wckey"),
+# Options of sbatch that other settings or the launcher set.
+_RESERVED = {
+    "account",
+    "cpus-per-task",
+    "error",
+    "gpus-per-node",
+    "job-name",
+    "mem",
+    "nodes",
+    "ntasks-per-node",
+    "open-mode",
+    "output",
+    "partition",
+    "qos",
+    "requeue",
+    "signal",
+    "time",
+    "wckey",
 }
 
 
 class JobSettings(Parallel):
-    """One run's job: what it asks for, and how long it may take."""
+    """The settings of one run's job: its resources, and its time limits."""
 
-    partition: _Text | None = Field(default=None, description="none for the cluster's default")
-    account: _Text | None = Field(default=None, description="whom the time is charged to")
+    partition: _Text | None = Field(default=None, description="none for the site's default")
+    account: _Text | None = Field(default=None, description="account that is charged for the job")
     qos: _Text | None = Field(default=None, description="quality of service")
     cpus_per_task: int = Field(default=1, gt=0, description="processor threads of a process")
     gpus_per_task: int = Field(default=0, ge=0, le=1, description="1 to train on GPUs")
-    memory_gb: float = Field(gt=0, description="of a node")
+    memory_gb: float = Field(gt=0, description="memory of each node, in GB")
     time_minutes: int = Field(
-        gt=0, description="limit of one attempt, such as 240; longer runs take several"
+        gt=0, description="time limit of one attempt, such as 240; longer runs take several"
     )
     save_seconds: int = Field(
-        default=90, gt=0, description="before the limit: when a run is told to save and requeue"
+        default=90, gt=0, description="a run is saved and requeued so long before the limit"
     )
     max_attempts: int = Field(
-        default=20, gt=0, description="starts of a job, the first one and after each requeue"
+        default=20, gt=0, description="most starts of a job, requeues included"
     )
     queue_hours: float = Field(
-        default=168, gt=0, description="longest wait in the queue; then the job is given up"
+        default=168, gt=0, description="longest wait in the queue; then the job is cancelled"
     )
     sbatch: dict[_Text, Plain[str | int | bool]] = Field(
         default={}, description="more options of sbatch, by their long names"
@@ -66,14 +72,14 @@ class JobSettings(Parallel):
                 f" {60 * self.time_minutes} seconds",
             )
         for option in self.sbatch:
-            if option in _OURS:
+            if option in _RESERVED:
                 raise ConfigError(
                     ("sbatch",), f"has {option!r}, but that follows from other settings"
                 )
         return self
 
     def __str__(self) -> str:
-        """Return what is asked for, in words."""
+        """Return the settings in words."""
         each = "1 GPU and " if self.gpus_per_task else ""
         together = f" ({self.strategy})" if self.processes > 1 else ""
         return (
@@ -89,19 +95,19 @@ class ClusterSettings(Settings):
 
     default: dict[str, Any] = Field(description="job settings of every model")
     by_model: dict[str, dict[str, Any]] = Field(
-        default={}, description="job settings of a model, where they differ"
+        default={}, description="job settings of single models, where they differ"
     )
 
     def job_of(self, model: str, sharded: bool = True) -> JobSettings:
-        """Return what a run of a model asks for.
+        """Return the job settings of a model's runs.
 
         Args:
-            model: its name.
-            sharded: whether its optimizer can step on parts of tensors. Where it cannot, each
+            model: the model's name.
+            sharded: whether the run's optimizer can step on shards of tensors. If it cannot, each
                 process holds the whole model.
 
         Raises:
-            ConfigError: something in it is not accepted.
+            ConfigError: a setting is not accepted.
         """
         own = self.by_model.get(model, {})
         field = ("slurm", "by_model", model) if own else ("slurm", "default")
@@ -110,20 +116,20 @@ class ClusterSettings(Settings):
         return job if sharded else job.model_copy(update=whole)
 
     def field_of(self, model: str, name: str) -> Keys:
-        """Return the field of a model's job setting: its own, or the default one."""
+        """Return the field that gives a model's job setting: the model's own or the default."""
         is_own = name in self.by_model.get(model, {})
         return ("slurm", "by_model", model, name) if is_own else ("slurm", "default", name)
 
 
 def parse_cluster(values: Any, models: Iterable[str]) -> ClusterSettings:
-    """Check what stands under the key `slurm`.
+    """Parse and check the value of the key `slurm`.
 
     Args:
-        values: as read from YAML.
-        models: all names that may stand in `by_model`.
+        values: the value, as read from YAML.
+        models: all names of models that `by_model` accepts.
 
     Raises:
-        ConfigError: something in it is not accepted.
+        ConfigError: a setting is not accepted.
     """
     settings = parse(ClusterSettings, values, ("slurm",))
     known = sorted(models)
@@ -138,10 +144,10 @@ def parse_cluster(values: Any, models: Iterable[str]) -> ClusterSettings:
 
 
 def read_cluster(path: Path, models: Iterable[str]) -> ClusterSettings:
-    """Read a Snakemake configuration file as `parse_cluster` takes it.
+    """Read the key `slurm` of a Snakemake configuration file, and parse it with `parse_cluster`.
 
     Raises:
-        ConfigError: there is no such file, or something in it is not accepted.
+        ConfigError: there is no such file, or a setting is not accepted.
     """
     if not path.is_file():
         raise ConfigError((), f"cluster is {str(path)!r}, but it must be the path of a YAML file")

@@ -1,6 +1,6 @@
-"""What a job of SLURM does: train one run, and go back to the queue when it is told to stop.
+"""The task of a SLURM job: it trains one run, and is requeued before the job's time limit.
 
-submitit pickles the task when it submits it, and again when it requeues it.
+submitit pickles the task when it submits the job, and again when it requeues the job.
 """
 
 import os
@@ -18,13 +18,13 @@ from experiments.runs.folder import RunFolder
 
 @dataclass(frozen=True)
 class TrainingTask:
-    """One run, to be trained in a job.
+    """Training one run in a job.
 
     Args:
         spec: everything the result depends on.
-        corpus: folder of the tokenised corpus.
-        run: where its files go.
-        job: what was asked for.
+        corpus: the folder of the tokenised corpus.
+        run: the folder of the run.
+        job: the settings of the job.
         tensorboard: whether to write TensorBoard logs.
     """
 
@@ -36,13 +36,14 @@ class TrainingTask:
 
     def __call__(self) -> None:
         """Train the run to its end, on every process of the job."""
-        import torch  # the launcher, which makes the task, does without
+        import torch  # not at the top: launchers load no torch
 
         from experiments.training.train import train
 
         attempt, job = _attempt(), os.environ["SLURM_JOB_ID"]
         is_first = os.environ["SLURM_PROCID"] == "0"
-        if attempt > self.job.max_attempts:  # given back by SLURM itself, which does not count
+        # `checkpoint` checks this too, but is not called when SLURM itself requeues the job.
+        if attempt > self.job.max_attempts:
             if is_first:
                 self.run.history.append("exhausted", job=job)
             raise RuntimeError(
@@ -51,7 +52,7 @@ class TrainingTask:
         if is_first:
             self.run.history.append("started", job=job, attempt=attempt)
         torch.set_num_threads(self.job.cpus_per_task)
-        requeue: Any = signal.getsignal(signal.SIGUSR2)  # submitit's
+        requeue: Any = signal.getsignal(signal.SIGUSR2)  # submitit's handler
         train(
             self.spec,
             self.corpus,
@@ -62,9 +63,9 @@ class TrainingTask:
         )
 
     def checkpoint(self) -> DelayedSubmission | None:
-        """Tell submitit what to requeue: the same, which goes on from its checkpoint.
+        """Return the task that submitit requeues: this one, which resumes from its checkpoint.
 
-        Nothing where it has been started as often as it may.
+        None if the job has no attempts left.
         """
         job = os.environ["SLURM_JOB_ID"]
         if _attempt() >= self.job.max_attempts:
@@ -75,5 +76,5 @@ class TrainingTask:
 
 
 def _attempt() -> int:
-    """Return which start of its job this is, from 1."""
+    """Return the number of this start of the job, from 1."""
     return int(os.environ.get("SLURM_RESTART_COUNT", 0)) + 1
