@@ -1,20 +1,21 @@
 #!/bin/sh
-# Makes a virtual environment with this checkout and the pinned packages, unless it is there already:
+# Creates a virtual environment with this checkout and the pinned packages, unless it is up to date:
 #   sh make_venv.sh FOLDER LOCK...
-# PYTHON, if it is set, names the Python to make it with. An environment that another Python made,
-# or that was made before the checkout was moved, is made anew.
+# The variable PYTHON, if set, names the Python to use. The environment is created again if another
+# Python created it, or if the checkout has moved since.
 set -eu
-unset PYTHONHOME PYTHONPATH # pip would count as installed what is found through them
+unset PYTHONHOME PYTHONPATH # pip would treat packages on these paths as installed
 folder=$1
 shift
-made=$folder/installed # where and from what it was made; empty until it is complete
+# Records the checkout's path and a checksum of the inputs; empty until the environment is complete.
+made=$folder/installed
 
 fail() {
     echo "error: $*" >&2
     exit 1
 }
 
-# .ci/run tests the first and the last of these versions.
+# .ci/run tests the oldest and the newest of these versions.
 ACCEPTED="Python 3.11, 3.12 or 3.13"
 is_accepted() {
     "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null
@@ -23,8 +24,8 @@ version_of() {
     "$1" -c 'import sys; print(sys.version)' 2>/dev/null
 }
 
-# Prints the first of some Pythons that is accepted. Each is run, because pyenv puts commands on
-# PATH for versions that do not run.
+# Prints the first of the given Pythons that is accepted. Each is tried, because pyenv puts shims on
+# PATH for versions that it cannot run.
 choose() {
     bare=
     for python; do
@@ -35,13 +36,13 @@ choose() {
         fi
         bare=${bare:-$python}
     done
-    [ -z "$bare" ] || fail "$bare has no module ensurepip, which makes virtual environments:" \
-        "install it (Debian and Ubuntu have it in $(basename "$bare")-venv)"
+    [ -z "$bare" ] || fail "$bare has no module ensurepip, which virtual environments need:" \
+        "install it (package $(basename "$bare")-venv on Debian and Ubuntu)"
     fail "there is no $ACCEPTED on PATH: install one or name it, as in 'make PYTHON=/path/to/python3.11'"
 }
 
 case $PWD in
-*:*) fail "the checkout is in $PWD, but no virtual environment can be in a path with a colon: move it" ;;
+*:*) fail "the path of the checkout, $PWD, has a colon, but virtual environments do not support that: move it" ;;
 esac
 [ -z "${PYTHON:-}" ] || is_accepted "$PYTHON" || fail "PYTHON is $PYTHON, but it must run $ACCEPTED"
 
@@ -54,11 +55,11 @@ if [ -e "$folder" ]; then
     elif ! is_accepted "$folder/bin/python" || ! [ -e "$folder/bin/pip" ]; then
         outdated="it is incomplete, or its Python is not $ACCEPTED"
     elif [ -s "$made" ] && [ "$(head -n 1 "$made")" != "$PWD" ]; then
-        outdated="it was made in $(head -n 1 "$made")"
+        outdated="it was created in $(head -n 1 "$made")"
     elif [ "$(cat "$made" 2>/dev/null)" = "$wanted" ]; then
         exit 0
     fi
-    [ -z "$outdated" ] || [ -e "$made" ] || fail "$folder was not made here, and $outdated: remove it"
+    [ -z "$outdated" ] || [ -e "$made" ] || fail "$folder was not created by make_venv.sh, and $outdated: remove it"
 fi
 
 if [ -n "$outdated" ] || ! [ -e "$folder" ]; then
@@ -67,14 +68,14 @@ if [ -n "$outdated" ] || ! [ -e "$folder" ]; then
     else
         python=$(choose python3.11 python3.12 python3.13 python3)
     fi
-    echo "$folder is made with $("$python" --version), $python${outdated:+: $outdated}"
+    echo "creating $folder with $("$python" --version), $python${outdated:+: $outdated}"
     rm -rf "$folder"
     mkdir "$folder"
     : >"$made"
     "$python" -m venv "$folder"
 fi
 
-# Scripts such as bin/pip fail where the path has a blank or is long, so Python runs the modules.
+# pip runs as a module: scripts such as bin/pip fail if the path contains a space or is too long.
 : >"$made"
 for lock; do
     set -- "$@" --requirement "$lock"
@@ -82,10 +83,12 @@ for lock; do
 done
 if [ $# -gt 0 ]; then
     "$folder/bin/python" -m pip install --quiet --no-compile "$@"
-    # On all cores, which pip does not do. Some packages ship files for other Pythons: not an error.
+    # pip compiles on one core only, this uses all. Errors are ignored: some packages contain files
+    # for other versions of Python.
     "$folder/bin/python" -m compileall -q -j 0 "$folder/lib" >/dev/null || true
 fi
-# The checkout is found by a relative path: an editable installation fails where its path has a $.
+# A .pth file with a relative path adds the checkout to sys.path, because an editable installation
+# fails if the path contains a $.
 # https://docs.python.org/3/library/site.html
 "$folder/bin/python" -c '
 import os, pathlib, sysconfig

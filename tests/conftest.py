@@ -1,4 +1,4 @@
-"""A small corpus and a small run, for tests that train."""
+"""Fixtures for tests that train: a small corpus and small runs."""
 
 import json
 from pathlib import Path
@@ -14,10 +14,10 @@ from experiments.corpus.build import build
 from experiments.plan.grid import plan
 from experiments.plan.reading import load_profile
 
-settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
+settings.register_profile("untimed", deadline=None)  # a slow machine must not fail a test
 settings.load_profile("untimed")
 
-# As the pipeline trains: one thread a run. It also keeps tests quick beside other work.
+# One thread, as in runs of the pipeline. This also keeps tests fast on a busy machine.
 torch.set_num_threads(1)
 
 TEXT = "\n".join(
@@ -30,7 +30,7 @@ TEXT = "\n".join(
 
 
 def profile_values(text_file, **training):
-    """Return a profile of tiny runs on a text file, as it would stand in YAML."""
+    """Return the values of a profile of tiny runs on a text file, as read from YAML."""
     return {
         "dataset": "tiny",
         "training": {
@@ -65,13 +65,13 @@ def profile_values(text_file, **training):
 
 
 def all_tokens(stream):
-    """Return every token of a part of a corpus."""
+    """Return every token of the training or the validation part of a corpus."""
     return stream.windows(np.array([0]), len(stream))[0]
 
 
 def train_until_power_cut(spec, corpus, folder):
-    """Train a run up to its ninth step, in which the power fails."""
-    from experiments.training.train import train  # other tests do without Lightning
+    """Train a run for nine steps, then simulate a power cut."""
+    from experiments.training.train import train  # here, because other tests need no Lightning
 
     whole_batch = TokenBatches.train
 
@@ -101,7 +101,7 @@ def text_file(tmp_path_factory):
 
 @pytest.fixture
 def tiny_plan(tmp_path, text_file):
-    """Return a function that makes the runs of a tiny profile; keywords change its training."""
+    """Return a function that plans a tiny profile; keywords override its training settings."""
 
     def make(**training):
         path = write_profile(tmp_path / "tiny.yaml", profile_values(text_file, **training))

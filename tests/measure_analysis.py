@@ -1,6 +1,6 @@
-"""Measure how long the analysis of 500 runs of 1000 points takes: `make bench-analysis`.
+"""Measure the time that the analysis of 500 runs of 1000 points takes: `make bench-analysis`.
 
-The runs are those of the profile `study` with more seeds, on made-up losses.
+The runs are those of the profile `study` with more seeds; their losses are made up.
 """
 
 import sys

@@ -7,7 +7,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def is_in_the_locales_encoding(call):
-    """Tell whether a call reads or writes text without naming its encoding."""
+    """Return whether a call reads or writes text without an explicit encoding."""
     keywords = {keyword.arg: keyword.value for keyword in call.keywords}
     name = getattr(call.func, "attr", getattr(call.func, "id", ""))
     if name in ("open", "fdopen") and ast.unparse(call.func) != "os.open":

@@ -1,4 +1,4 @@
-"""`make` in any folder, with any of the accepted Pythons, and with nothing of the user's lost."""
+"""`make` works in any folder, with every accepted Python, and deletes no file of the user's."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ODD = "a b'c$d#e&f(g)é"
 
-# Both the Python that makes an environment and the one inside; it notes what it is asked to run.
+# A fake Python, both on PATH and inside the environment. It logs the modules it is asked to run.
 PYTHON = f"""#!/bin/sh
 case "$1 $2" in
 "-m venv") mkdir -p "$3/bin"; touch "$3/bin/pip"; cp "$0" "$3/bin/python" ;;
@@ -23,7 +23,7 @@ esac
 
 
 class Checkout:
-    """A copy of what make reads, with a Python on PATH that installs and trains nothing."""
+    """A copy of the files that make reads, with a fake Python that installs and trains nothing."""
 
     def __init__(self, path, commands):
         self.path, self.commands = path, commands
@@ -36,7 +36,7 @@ class Checkout:
         self.add("python3.11")
 
     def add(self, name, text=PYTHON):
-        """Put a command on PATH, before all others."""
+        """Put a command first on PATH."""
         command = self.commands / name
         command.write_text(text, encoding="utf-8")
         command.chmod(0o755)
@@ -48,7 +48,7 @@ class Checkout:
         done = subprocess.run(
             ["make", *arguments],
             cwd=self.path,
-            env={"PATH": path, "CALLS": str(self.calls)},  # nothing of a make that runs the tests
+            env={"PATH": path, "CALLS": str(self.calls)},  # without an outer make's variables
             capture_output=True,
             encoding="utf-8",
             check=False,
@@ -56,7 +56,7 @@ class Checkout:
         return done.returncode, done.stdout + done.stderr
 
     def ran(self):
-        """Return the arguments of each module that Python was asked to run, and forget them."""
+        """Return the arguments of each module that Python was asked to run, and clear the log."""
         lines = self.calls.read_text(encoding="utf-8").splitlines() if self.calls.exists() else []
         self.calls.unlink(missing_ok=True)
         return [line.split("|")[:-1] for line in lines]
@@ -105,13 +105,13 @@ def test_every_target_works_in_an_odd_path(checkout, target, module):
     assert module in [call[1] for call in checkout.ran()]
     code, output = checkout.make(target)
     assert code == 0, output
-    assert "pip" not in [call[1] for call in checkout.ran()]  # the environment is there already
+    assert "pip" not in [call[1] for call in checkout.ran()]  # the environment is up to date
     assert checkout.make("clean")[0] == 0
     assert not list(checkout.path.glob(".venv*"))
 
 
 def finish(checkout, name):
-    """Write what a profile that is done leaves behind."""
+    """Write the results of a finished profile."""
     folder = checkout.path / "results" / name
     for file in ("report.html", "claims.csv", "claims.md", "runs.csv", "tables/t", "figures/f"):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
@@ -178,7 +178,7 @@ def test_a_shim_of_a_python_that_is_not_there_is_passed_over(checkout):
     checkout.add("python3.12")
     code, output = checkout.make("venv")
     assert code == 0, output
-    assert ".venv is made with Python " in output
+    assert "creating .venv with Python " in output
     assert ", python3.12" in output
     assert "not found" not in output
 
@@ -233,7 +233,7 @@ def test_a_moved_checkout_and_a_changed_lock_are_noticed(checkout):
     checkout.path = checkout.path.rename(checkout.path.parent / "moved")
     code, output = checkout.make("venv")
     assert code == 0
-    assert "it was made in " in output
+    assert "it was created in " in output
     assert checkout.make("venv") == (0, "")
 
 
@@ -254,7 +254,7 @@ def test_an_environment_of_the_users_own_is_not_removed(checkout):
     theirs.touch()
     code, output = checkout.make("venv")
     assert code != 0
-    assert "error: .venv was not made here" in output
+    assert "error: .venv was not created by make_venv.sh" in output
     assert theirs.exists()
 
 
@@ -262,4 +262,4 @@ def test_a_path_with_a_colon_is_told_in_one_sentence(checkout):
     checkout.path = checkout.path.rename(checkout.path.parent / "a:b")
     code, output = checkout.make("venv")
     assert code != 0
-    assert "no virtual environment can be in a path with a colon" in output
+    assert "a:b, has a colon, but virtual environments do not support that" in output

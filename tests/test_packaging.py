@@ -1,4 +1,4 @@
-"""One set of versions everywhere, and a library that needs nothing but torch."""
+"""Every file agrees on the versions, and the library depends on torch alone."""
 
 import re
 import subprocess
@@ -35,7 +35,7 @@ def test_the_benchmarks_lock_pins_what_it_adds_within_its_bounds():
     assert {canonicalize_name(requirement.name) for requirement in requirements} == set(pins)
     for requirement in requirements:
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)])
-    assert not set(pins) & set(lock())  # transformers imports torchao wherever it is
+    assert not set(pins) & set(lock())  # transformers would import torchao if it were installed
 
 
 def test_the_lock_installs_anywhere():
@@ -65,7 +65,7 @@ def test_the_library_needs_nothing_but_torch():
         Requirement(text).name.replace("-", "_")
         for text in PROJECT["optional-dependencies"]["experiments"]
     ]
-    # torch itself imports some of these where they are installed, so it comes first.
+    # torch is imported first, because it imports some of these packages if they are installed.
     code = f"""
 import sys, torch
 before = set(sys.modules)

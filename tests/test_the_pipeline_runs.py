@@ -1,4 +1,4 @@
-"""The Snakefile from end to end, on a tiny profile in a directory of its own."""
+"""The Snakefile runs from end to end, on a tiny profile in its own directory."""
 
 import json
 import os
@@ -18,12 +18,12 @@ ROOT = Path(__file__).parent.parent
 
 CRASHING = (ROOT / "tests" / "slurm" / "optimizers.py").read_text(encoding="utf-8")
 
-# The surroundings of a user: they change no result and end no run.
+# Variables that a user may have set. They must neither change a result nor stop a run.
 HOSTILE = {
     "LC_ALL": "C",
     "PYTHONCOERCECLOCALE": "0",
-    "PYTHONUTF8": "0",  # so Python writes and reads ASCII where no encoding is named
-    "MATPLOTLIBRC": sys.executable,  # which is no matplotlibrc: matplotlib cannot be imported
+    "PYTHONUTF8": "0",  # Python then reads and writes ASCII unless an encoding is named
+    "MATPLOTLIBRC": sys.executable,  # not a matplotlibrc, so importing matplotlib fails
     "MPLBACKEND": "nonesuch",
 }
 
@@ -48,7 +48,7 @@ def snakemake(folder, *arguments, profile="tiny.yaml"):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, text_file):
-    """Return a directory in which the tiny profile has run to its end."""
+    """Return a directory in which the tiny profile has been run."""
     path = tmp_path_factory.mktemp("pipeline") / "a b'c $d & (e)#f"
     path.mkdir()
     write_profile(path / "tiny.yaml", profile_values(text_file))
@@ -76,7 +76,7 @@ def test_it_ends_by_saying_what_was_found_and_where(folder):
     assert code == 0
     assert "4 runs: 4 completed" in output
     assert "2. supported: Halves fp32 optimizer state; int8 takes it to 1/7.76" in output
-    assert "8. not tested at this scale: Stacey" in output  # it is not in the profile
+    assert "8. not tested at this scale: Stacey" in output  # the profile does not include it
     assert "open results/tiny/report.html" in output
 
 
@@ -149,7 +149,7 @@ def test_each_run_stands_in_the_plan_as_a_job_of_its_own(folder, text_file):
     write_profile(folder / "more.yaml", values)
     code, output = snakemake(folder, "--dry-run", profile="more.yaml")
     assert code == 0
-    assert output.count("train tiny with") == 2  # the runs of seeds 0 and 1 are there already
+    assert output.count("train tiny with") == 2  # the runs of seeds 0 and 1 exist already
     assert "lr0.01_seed2" in output
 
 
@@ -202,7 +202,7 @@ def test_an_edit_of_the_profile_does_what_it_asks_for_and_no_more(folder, text_f
 def test_a_failed_run_stops_no_other_is_named_and_is_tried_again(
     folder, text_file, tmp_path, monkeypatch
 ):
-    # Its source stays as it is: an edited class is another one.
+    # An environment variable controls the crash: edited source would make it a different optimizer.
     at_will = CRASHING.replace("self.count == 3", "self.count == 3 and 'CRASH' in os.environ")
     (tmp_path / "crashing.py").write_text(f"import os\n{at_will}")
     monkeypatch.setenv("CRASH", "")

@@ -1,4 +1,4 @@
-"""Optimizers as other people write them: what torch allows, and mistakes."""
+"""Optimizers that other people might write: unusual ones that torch allows, and broken ones."""
 
 import abc
 
@@ -10,7 +10,7 @@ CLOSURES = []
 
 
 class _Plain(torch.optim.Optimizer):
-    """Descends along the gradient; a subclass says what is kept, and how long a step is."""
+    """Gradient descent; a subclass scales the step and may keep state."""
 
     def __init__(self, params, lr, weight_decay=0.0):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "steps": 0})
@@ -25,14 +25,14 @@ class _Plain(torch.optim.Optimizer):
 
 
 class ReadsNumbers(_Plain):
-    """As Prodigy, D-Adaptation and StableAdamW."""
+    """Reads a number from a tensor, as Prodigy, D-Adaptation and StableAdamW do."""
 
     def scale(self, param, steps):
         return 1 / (1 + param.grad.norm().item())
 
 
 class StateLater(_Plain):
-    """As Lookahead: state comes at the third step."""
+    """Creates its state in the third step, as Lookahead does."""
 
     def scale(self, param, steps):
         if steps % 3 == 0:
@@ -41,7 +41,7 @@ class StateLater(_Plain):
 
 
 class StateUnderNames(_Plain):
-    """State of no parameter, which Optimizer.state_dict allows."""
+    """Keeps state under strings instead of parameters, which Optimizer.state_dict allows."""
 
     def scale(self, param, steps):
         kept = self.state["global"]
@@ -51,7 +51,7 @@ class StateUnderNames(_Plain):
 
 
 class OddState(_Plain):
-    """Kinds of values and dtypes that torch's own loader changes or refuses."""
+    """Keeps types of values and dtypes that torch's own loader changes or refuses."""
 
     def scale(self, param, steps):
         state = self.state[param]
@@ -75,14 +75,14 @@ class OddState(_Plain):
 
 
 class Random(_Plain):
-    """Steps of random length, as of stochastic rounding."""
+    """Draws random numbers in each step, as stochastic rounding does."""
 
     def scale(self, param, steps):
         return torch.rand_like(param)
 
 
 class OwnStateDict(_Plain):
-    """An attribute that its state dict saves."""
+    """Adds an attribute of its own to its state dict."""
 
     calls = 0
 
@@ -99,7 +99,7 @@ class OwnStateDict(_Plain):
 
 
 class OtherStateDict(OwnStateDict):
-    """A state dict that looks like no other."""
+    """Its state dict has a layout of its own."""
 
     def state_dict(self):
         return {"mine": super().state_dict()}
@@ -109,14 +109,14 @@ class OtherStateDict(OwnStateDict):
 
 
 class TensorLr(torch.optim.AdamW):
-    """As torchao.optim.AdamW8bit."""
+    """Has a tensor as lr, like torchao.optim.AdamW8bit."""
 
     def __init__(self, params, lr, weight_decay=0.0):
         super().__init__(params, torch.tensor(lr), weight_decay=weight_decay, foreach=False)
 
 
 class NotesClosures(_Plain):
-    """As SAM would see what it is given."""
+    """Records the closure that each step gets; an optimizer such as SAM needs one."""
 
     def step(self, closure=None):
         CLOSURES.append(closure)
@@ -142,7 +142,7 @@ class Sam(torch.optim.SGD):
 
 
 class RefusesNaN(_Plain):
-    """As those that invert matrices."""
+    """Raises if a gradient is NaN, as optimizers that invert matrices do."""
 
     def scale(self, param, steps):
         if param.grad.isnan().any():
@@ -219,7 +219,7 @@ def function(params, lr, weight_decay=0.0):
 
 
 class Wrapped(Tensor):
-    """As torchao's OptimState8bit: codes and scales behind the face of another dtype."""
+    """A tensor that reports fp32 but stores codes and a scale, like torchao's OptimState8bit."""
 
     @staticmethod
     def __new__(cls, codes, scale):

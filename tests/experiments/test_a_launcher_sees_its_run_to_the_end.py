@@ -22,7 +22,7 @@ from tests.conftest import profile_values, write_profile
 
 @pytest.fixture
 def planned(tmp_path, text_file):
-    """Return a function that plans one run; keywords change its training."""
+    """Return a function that plans one run; keywords override its training settings."""
 
     def make(class_path="torch.optim.AdamW", args=None, **training):
         values = profile_values(text_file, **training)
@@ -83,7 +83,8 @@ def test_a_result_is_published_and_not_computed_twice(planned, launch, results):
         pd.read_parquet(run.path / "metrics.parquet"),
         pd.read_parquet(run.training.path / "metrics.parquet"),
     )
-    for name in ("summary.json", "metrics.parquet"):  # as Snakemake does before a job
+    # Snakemake deletes the outputs of a job before it starts the job.
+    for name in ("summary.json", "metrics.parquet"):
         (run.path / name).unlink()
     launch(planned()).communicate()
     assert run.summary == first
@@ -109,17 +110,17 @@ def test_an_error_is_named_by_its_last_line(planned, launch, results):
     mine = planned(class_path="tests.slurm.optimizers.Crashing")
     assert launch(mine).communicate()[0] == "failed\n"
     summary = folder_of(mine, results).summary
-    told = (
+    reason = (
         "RuntimeError: optimizers.mine: the step of"
         " tests.slurm.optimizers.Crashing raised RuntimeError: this optimizer has a bug"
         " (optimizers.py, line 26)"
     )
-    assert summary["reason"] == f"exit code 1: {told}"
-    assert told in summary["log"][-2:]
+    assert summary["reason"] == f"exit code 1: {reason}"
+    assert reason in summary["log"][-2:]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_launcher_that_is_stopped_stops_its_run_and_leaves_it_to_be_gone_on_with(
+def test_a_launcher_that_is_stopped_stops_its_run_which_stays_resumable(
     planned, launch, results, number
 ):
     run = folder_of(planned(**LONG), results)
@@ -208,7 +209,7 @@ def test_each_run_has_a_gpu_of_its_own(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("log", "told"),
+    ("log", "reason"),
     [
         ("0%|\r50%|\r\nTraceback (most recent call last):\nKeyError: 3\n", "KeyError: 3"),
         (
@@ -224,6 +225,6 @@ def test_each_run_has_a_gpu_of_its_own(monkeypatch):
         ("", "it printed nothing"),
     ],
 )
-def test_the_line_that_tells_why(tmp_path, log, told):
+def test_the_line_that_tells_why(tmp_path, log, reason):
     (tmp_path / "log").write_text(log)
-    assert last_line(tmp_path / "log") == told
+    assert last_line(tmp_path / "log") == reason

@@ -1,4 +1,4 @@
-"""What a user gets wrong is told before any training: field, value, what is accepted."""
+"""A user's mistake is reported before training: the field, its value, and accepted values."""
 
 import re
 
@@ -13,7 +13,7 @@ from tests.conftest import profile_values, write_profile
 
 
 def setting(*keys):
-    """Return a function that sets a value deep in a profile."""
+    """Return a function that sets a nested value of a profile."""
 
     def change(values, value):
         for key in keys[:-1]:

@@ -1,4 +1,4 @@
-"""The benchmark of steps: its table names every optimizer, and its sizes are the known ones."""
+"""The benchmark's table lists every optimizer, and the state sizes are the known ones."""
 
 import json
 
@@ -9,7 +9,7 @@ import torch
 from experiments.__main__ import main
 from experiments.studies import bench, step_cost
 
-# Whole blocks of 128, and a matrix and a vector, as in a model.
+# Matrices and a vector, as in a model; every size is a multiple of the block size, 128.
 SHAPES = {"embed.weight": (64, 128), "layers.0.attn.qkv_proj": (384, 128), "layers.0.ln_1": (128,)}
 STATE_BYTES = {
     step_cost.RELATIVE_TO: 8,
@@ -55,7 +55,7 @@ def test_ratios_are_to_fused_adamw(table):
 
 @pytest.mark.parametrize("name", STATE_BYTES)
 def test_state_bytes_are_the_known_ones(table, name):
-    # torch and ours count steps in a few bytes more for each of the three parameters.
+    # The step counters of torch and ours take a few more bytes for each of the three parameters.
     count = sum(torch.Size(shape).numel() for shape in SHAPES.values())
     measured = table.loc[name, "state_bytes_per_param"]
     assert STATE_BYTES[name] <= measured <= STATE_BYTES[name] + 3 * 4 / count
@@ -64,7 +64,8 @@ def test_state_bytes_are_the_known_ones(table, name):
 def test_the_shapes_are_gpt2s():
     shapes = step_cost.gpt2_shapes().values()
     assert len(shapes) == 75
-    # The released 124,439,808 without its 102,144 biases, and with 47 rows to pad the vocabulary.
+    # The released model has 124,439,808 parameters, 102,144 of them biases, which ours lacks. Ours
+    # has 47 more rows, which pad the vocabulary.
     assert sum(torch.Size(shape).numel() for shape in shapes) == 124_439_808 - 102_144 + 47 * 768
 
 

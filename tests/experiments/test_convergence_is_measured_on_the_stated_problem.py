@@ -1,4 +1,4 @@
-"""The convergence study takes the stated steps on the stated problem, and its fits are right."""
+"""The convergence study uses the documented problem and update, and its fits are correct."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,8 @@ def test_noise_has_no_mean_and_the_stated_deviation(kind):
     assert noise.mean() == pytest.approx(0, abs=5 * 0.3 / 1000)
     assert noise.std() == pytest.approx(0.3, rel=5e-3)
     third = (noise**3).mean() / 0.3**3
-    # A value of probability p: skewness (1 - 2p) / √(p (1 - p)).
+    # A variable with two values, one of probability p, has skewness (1 - 2p) / √(p (1 - p)).
+    # Here p = 0.1, the study's SKEW.
     assert third == pytest.approx({"symmetric": 0.0, "skewed": 0.8 / 0.3}[kind], abs=0.05)
 
 
@@ -56,7 +57,7 @@ def test_a_known_rate_and_floor_are_found():
     noise = 1 + 0.01 * np.random.default_rng(0).normal(size=(len(steps), 8))
     pure = fit(steps, (3 * steps**-0.5)[:, None] * noise)
     assert pure["slope"] == pytest.approx(-0.5, abs=0.01)
-    assert pure["floor"] == pytest.approx(0, abs=1e-4)  # a hundredth of the last value
+    assert pure["floor"] == pytest.approx(0, abs=1e-4)  # 1e-4 is 1 % of the last value
     floored = fit(steps, (0.02 + 3 * steps**-0.5)[:, None] * noise)
     assert floored["floor"] == pytest.approx(0.02, rel=0.01)
     assert floored["floor_low"] < floored["floor"] < floored["floor_high"]

@@ -1,4 +1,4 @@
-"""A corpus is built in shards: goes on where it was broken off, and is checked before training."""
+"""A corpus is built in shards, resumes after an interruption, and is checked before training."""
 
 import json
 
@@ -25,7 +25,7 @@ def small_shards(monkeypatch):
 
 
 def dataset(folder, texts=TEXTS, **settings):
-    """Write a dataset of `datasets`, and return its settings."""
+    """Write a dataset that the library `datasets` reads; return its settings."""
     folder.mkdir(exist_ok=True)
     (folder / "rows.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
     return HuggingFaceCorpus(kind="huggingface", path=str(folder), vocab_size=300, **settings)
@@ -50,7 +50,7 @@ def test_the_stream_is_every_document_in_order_whatever_the_shards(tmp_path):
     expected = [token for text in TEXTS for token in [*tokenizer.encode(text).ids, end]]
     train, validation = read_tokens(tmp_path / "corpus")
     assert [*all_tokens(train), *all_tokens(validation)] == expected
-    starts = np.arange(0, len(train) - 40, 7)  # some windows go over the border of a shard
+    starts = np.arange(0, len(train) - 40, 7)  # some windows span two shards
     for start, window in zip(starts, train.windows(starts, 40), strict=True):
         assert window.tolist() == expected[start : start + 40]
 
@@ -204,7 +204,7 @@ def test_settings_inside_a_tokenizers_file_do_not_change_the_text(tmp_path, make
     change(tokenizer)
     tokenizer.save(str(tmp_path / "changed.json"))
     settings = dataset(tmp_path / "data", tokenizer=str(tmp_path / "changed.json"))
-    for _ in range(2):  # the second time with the tokenizer of the first
+    for _ in range(2):  # the second build reuses the tokenizer that the first one saved
         build("mine", settings, tmp_path / "corpus")
         train, validation = read_tokens(tmp_path / "corpus")
         assert [*all_tokens(train), *all_tokens(validation)] == expected

@@ -1,4 +1,4 @@
-"""A corpus is built the same everywhere, and a batch depends on the seed and the step alone."""
+"""A corpus is the same on every machine, and a batch depends only on the seed and the step."""
 
 import hashlib
 import json
@@ -40,7 +40,7 @@ def test_the_built_in_corpus_is_the_recorded_text():
     assert digest.hexdigest() == settings.sha256
 
 
-def test_docstrings_are_real_text_and_each_stands_once():
+def test_docstrings_are_real_text_without_duplicates():
     settings = DocstringCorpus(kind="docstrings", packages=("networkx",))
     texts = list(documents("docs", settings))
     assert len(texts) == len(set(texts)) > 1000
@@ -168,7 +168,7 @@ def test_the_same_files_elsewhere_are_the_same_corpus_and_edited_ones_another(tm
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """Return the folder of an importable package that no installer has recorded."""
+    """Return the folder of an importable package that no installer has a record of."""
     monkeypatch.syspath_prepend(tmp_path)
     folder = tmp_path / "documented"
     (folder / "old").mkdir(parents=True)
@@ -178,7 +178,7 @@ def package(tmp_path, monkeypatch):
     return folder
 
 
-def test_a_package_is_told_by_its_files_and_not_by_its_version(package):
+def test_a_package_is_identified_by_its_files_and_not_by_its_version(package):
     settings = DocstringCorpus(kind="docstrings", packages=("documented",))
     before = fingerprint("docs", settings)
     assert fingerprint("docs", settings) == before
@@ -228,7 +228,7 @@ def test_a_row_without_text_is_named(tmp_path, field, value):
 
 def test_a_batch_depends_on_seed_and_step_alone(tiny_corpus):
     batches, again = TokenBatches(tiny_corpus, 16), TokenBatches(tiny_corpus, 16)
-    batches.train(seed=0, step=6, batch_size=4)  # what was asked before does not matter
+    batches.train(seed=0, step=6, batch_size=4)  # earlier calls do not matter
     first = batches.train(seed=0, step=7, batch_size=4)
     for ours, theirs in zip(first, again.train(seed=0, step=7, batch_size=4), strict=True):
         assert torch.equal(ours, theirs)

@@ -1,4 +1,4 @@
-"""Half-written, damaged and unwritable files lose no finished work, and are named in a sentence."""
+"""Half-written, damaged or unwritable files lose no finished work, and an error names them."""
 
 import errno
 import fcntl
@@ -53,7 +53,7 @@ def damaged(path, damage):
 
 @contextmanager
 def disk_with_room_for(size):
-    """Let no file grow beyond `size` bytes."""
+    """Fail writes that would make a file larger than `size` bytes."""
     _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -63,11 +63,11 @@ def disk_with_room_for(size):
 
 
 def partial(folder):
-    """Return what is in a folder beside whole files."""
+    """Return the names of a folder's temporary files, which are hidden until they are complete."""
     return [name for name in os.listdir(folder) if name.startswith(".")]
 
 
-# A run of 12 steps that was cut after step 9, one step past its checkpoint.
+# A run of 12 steps that was interrupted after step 9, one step past its checkpoint.
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def spec(tiny_plan):
 
 @pytest.fixture
 def cut(spec, tiny_corpus, whole, tmp_path, monkeypatch):
-    """Return the folder of a run that was cut; `whole` has the metrics it should end with."""
+    """Return the folder of an interrupted run; `whole` gets the metrics of a complete one."""
     if not (whole / "summary.json").exists():
         train(spec, tiny_corpus, whole)
     take = TokenBatches.train
@@ -110,8 +110,8 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_one_before(
     cut, spec, tiny_corpus, whole
 ):
     before = (cut / "last.ckpt").read_bytes()
-    told = r"training/last\.ckpt cannot be written: File too large$"
-    with disk_with_room_for(len(before) // 2), pytest.raises(ConfigError, match=told):
+    message = r"training/last\.ckpt cannot be written: File too large$"
+    with disk_with_room_for(len(before) // 2), pytest.raises(ConfigError, match=message):
         train(spec, tiny_corpus, cut)
     assert (cut / "last.ckpt").read_bytes() == before
     assert not partial(cut)
@@ -143,7 +143,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_starts_anew(
 
 def test_one_changed_byte_of_a_weight_is_damage(cut, spec, tiny_corpus, whole):
     content = bytearray((cut / "last.ckpt").read_bytes())
-    content[len(content) // 2] ^= 1  # torch would load it
+    content[len(content) // 2] ^= 1  # torch would load this without an error
     (cut / "last.ckpt").write_bytes(content)
     train(spec, tiny_corpus, cut)
     assert_as_whole(cut, whole)
@@ -173,7 +173,7 @@ def test_a_result_of_training_that_is_damaged_is_made_again(name, damage, cut, s
     assert not run.training.has_result
     train(spec, tiny_corpus, cut)
     assert run.training.has_result
-    assert {path: path.read_bytes() for path in whole} == whole  # not a step was taken
+    assert {path: path.read_bytes() for path in whole} == whole  # no step was taken
 
 
 # Lines of JSON
@@ -235,7 +235,8 @@ def test_status_answers_whatever_the_files_hold(junk, tiny_plan, tmp_path):
         with path.open("ab") as file:
             file.write(junk)
     (second.path / "summary.json").write_bytes(junk)
-    (third.path / "summary.json").write_text('{"status": "completed"}')  # of an older version
+    # An older version wrote such summaries.
+    (third.path / "summary.json").write_text('{"status": "completed"}')
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "slurm_queue.json").write_bytes(junk)
     shown = status(planned, ResultsFolder(tmp_path))
@@ -282,7 +283,7 @@ def test_the_reason_of_a_failure_is_of_the_last_attempt(tmp_path):
     assert last_line(log, began) == "error: last.ckpt cannot be written: No space left on device"
 
 
-# What the system refuses
+# Errors of the operating system
 
 
 @pytest.fixture
@@ -294,12 +295,12 @@ def without_locks(monkeypatch):
 
 
 def test_a_file_system_without_locks_is_told(without_locks, spec, tiny_corpus, tmp_path):
-    told = "cannot be locked: No locks available; .* on which flock works"
-    with pytest.raises(ConfigError, match=f"launcher.lock {told}"):
+    message = "cannot be locked: No locks available; .* on which flock works"
+    with pytest.raises(ConfigError, match=f"launcher.lock {message}"):
         launch(RunFolder(tmp_path), lambda: None)
-    with pytest.raises(ConfigError, match=f"training/lock {told}"):
+    with pytest.raises(ConfigError, match=f"training/lock {message}"):
         train(spec, tiny_corpus, tmp_path / "training")
-    with pytest.raises(ConfigError, match=f"queue.lock {told}"):
+    with pytest.raises(ConfigError, match=f"queue.lock {message}"):
         Queue(tmp_path / "queue.json").snapshot(since=1.0)
 
 
@@ -374,14 +375,14 @@ def test_a_file_has_the_mode_of_any_new_file(tmp_path):
 
 
 def test_what_killed_writers_left_is_removed_and_living_ones_are_not_disturbed(tmp_path):
-    # Two machines that share a disk may each have a process of this number.
+    # Processes on two machines that share a disk may have the same pid.
     names = []
     for _ in range(2):
         child = os.fork()
         if not child:
             with atomic(tmp_path / "a.csv") as path:
                 path.write_text("half")
-                os._exit(0)  # as kill -9 ends it
+                os._exit(0)  # ends without cleaning up, as after kill -9
         os.waitpid(child, 0)
         names.append(partial(tmp_path))
     assert [len(each) for each in names] == [1, 1]

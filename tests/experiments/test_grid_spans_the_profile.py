@@ -1,4 +1,4 @@
-"""A profile becomes the runs it names; a run's identity is all that its result depends on."""
+"""A profile expands to its runs; a run's path hashes everything its result depends on."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from tests.conftest import profile_values, write_profile
 
 @pytest.fixture
 def paths(tmp_path, text_file):
-    """Return a function that makes the runs' paths of a changed profile."""
+    """Return a function that changes the profile and returns the paths of its runs."""
 
     def make(change=lambda values: None):
         values = profile_values(text_file)
@@ -119,7 +119,7 @@ OWN_CODE = {
 
 @pytest.fixture
 def own_code(tmp_path, monkeypatch):
-    """Write modules and packages of a user's, some without __init__.py; return their folder."""
+    """Write a user's modules and packages, some without __init__.py; return their folder."""
     monkeypatch.chdir(tmp_path)
     for name, content in OWN_CODE.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -209,4 +209,4 @@ def test_a_spec_survives_json(tiny_plan):
 
 def test_the_projects_files_explain_themselves():
     for path in CONFIG_DIR.glob("*.yaml"):
-        assert path.read_text().startswith("#"), f"{path.name} has no comment at its top"
+        assert path.read_text().startswith("#"), f"{path.name} does not begin with a comment"

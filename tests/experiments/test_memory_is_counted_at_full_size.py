@@ -1,4 +1,4 @@
-"""The optimizer state of the published models is counted exactly, and meets the paper's table 1."""
+"""The optimizer state of the published models is counted exactly, and matches table 1."""
 
 import pandas as pd
 import pytest
@@ -14,7 +14,7 @@ from experiments.studies.state_memory import _replicated, count_state, write_mem
 
 REGISTRY = load_profile("paper")
 
-# MiB a device, table 1 of arXiv:2605.10335.
+# Optimizer state in MiB per device, from table 1 of arXiv:2605.10335.
 TABLE_1 = {
     "deepseek-v2-lite": {"adamw": 429.0, "powerstep-int8": 55.3},
     "qwen3-30b-a3b": {"adamw": 864.0, "powerstep-int8": 111.4},
@@ -37,7 +37,7 @@ def test_table_1_is_met_to_a_tenth_of_a_mebibyte(memory):
             assert ours == pytest.approx(published, abs=0.1 + 1e-9), (model, optimizer)
 
 
-def test_every_published_model_and_every_optimizer_stands_there(memory):
+def test_every_published_model_and_every_optimizer_is_listed(memory):
     assert set(memory.index.get_level_values("model")) == set(REGISTRY.by_model)
     assert len(REGISTRY.by_model) == 10
     assert len(memory) == 10 * len(REGISTRY.optimizers)
@@ -69,6 +69,7 @@ def test_what_is_counted_without_memory_is_what_is_allocated_with_it(name, optim
 
 
 def test_without_sharding_a_copy_of_the_model_holds_its_state_alone():
-    # 100 bytes, 60 of them of experts: 40 / (2 · 2) and 60 / (2 · 2 · 3).
+    # Experts have 60 of the 100 bytes, split over tp · pp · ep = 12 devices; the other 40 are split
+    # over tp · pp = 4.
     layout = Layout(devices=24, tp=2, pp=2, ep=3)
     assert _replicated(100, 60, layout) == pytest.approx(40 / 4 + 60 / 12)

@@ -1,4 +1,4 @@
-"""The models are GPT-2's, in size and in what they compute."""
+"""The models have the sizes of GPT-2 and compute the same loss."""
 
 import math
 
@@ -23,8 +23,8 @@ def parameters(settings):
     ("name", "released"), [("gpt2-small", 124_439_808), ("gpt2-medium", 354_823_168)]
 )
 def test_published_sizes_are_those_of_the_released_models(name, released):
-    # OpenAI's released models have biases and 50257 tokens; nanoGPT drops the former and pads the
-    # latter to 50304. A layer has nine widths of linear biases, and two layer norms.
+    # OpenAI's released models have biases and 50257 tokens. nanoGPT drops the biases and pads the
+    # vocabulary to 50304. Biases per layer: 9 · width in linear maps, 2 · width in layer norms.
     settings = MODELS[name]
     biases = settings.layers * (9 + 2) * settings.width + settings.width
     padding = (50304 - 50257) * settings.width

@@ -25,7 +25,7 @@ def fresh(name, **changes):
     return build_model(MODELS[name].model_copy(update=changes))
 
 
-# Billions of parameters; of arXiv:2505.09388, arXiv:2405.04434, and table 1 of arXiv:2605.10335.
+# Parameters in billions. Sources: arXiv:2505.09388, arXiv:2405.04434, arXiv:2605.10335, table 1.
 @pytest.mark.parametrize(
     ("name", "total", "routed"),
     [
@@ -98,7 +98,8 @@ def test_the_balancing_loss_adds_its_gradient_and_no_loss(name, batch):
     losses, gradients, hidden = {}, {}, []
     for weight in (0.0, 1.0):
         model = fresh(name, router_aux_loss=weight)
-        router = model.model.model.layers[-1].mlp.gate  # no other router's balance depends on it
+        # The last layer's router, because the balance of no other router depends on it.
+        router = model.model.model.layers[-1].mlp.gate
         router.register_forward_hook(lambda _, inputs, __: hidden.append(inputs[0].detach()))
         losses[weight] = model(*batch)
         losses[weight].backward()
@@ -113,8 +114,8 @@ def test_the_balancing_loss_adds_its_gradient_and_no_loss(name, batch):
 def balancing_gradient(router_logits, top_k):
     """Return the gradient, in float64, of E Σ_i f_i P_i (arXiv:2101.03961, equations 4 to 6).
 
-    f_i is the share of tokens that go to expert i, a constant, P_i the mean of its probability,
-    both over the tokens of all layers.
+    f_i is the fraction of tokens routed to expert i, a constant. P_i is the mean of expert i's
+    probability. Both are over the tokens of all layers.
     """
     every = np.concatenate(router_logits)
     probabilities = np.exp(every - every.max(1, keepdims=True))
@@ -122,7 +123,7 @@ def balancing_gradient(router_logits, top_k):
     chosen = np.argsort(-probabilities, axis=1)[:, :top_k]
     experts = every.shape[1]
     share = np.bincount(chosen.ravel(), minlength=experts) / len(every)
-    slope = experts * share / len(every)  # of the loss by each token's probabilities
+    slope = experts * share / len(every)  # derivative of the loss by each token's probabilities
     gradient = probabilities * (slope - (probabilities * slope).sum(1, keepdims=True))
     return np.split(gradient, len(router_logits))
 

@@ -1,6 +1,6 @@
-"""The optimizers taken from libraries are the methods of their papers, written again in NumPy.
+"""Optimizers from libraries take the steps of their papers, as computed in NumPy.
 
-Each oracle below is read off the paper named in its docstring, not off the library.
+Each oracle below follows the paper that its docstring names, not the library.
 """
 
 import numpy as np
@@ -41,7 +41,7 @@ def adamw(name, theta, grads):
 
 
 def adam(name, theta, grads):
-    """Kingma & Ba, arXiv:1412.6980, Algorithm 1, the decay added to the gradient."""
+    """Kingma & Ba, arXiv:1412.6980, Algorithm 1, with the decay added to the gradient."""
     m, v = np.zeros_like(theta), np.zeros_like(theta)
     for t, g in enumerate(grads, 1):
         g = g + decay(theta) * theta
@@ -86,8 +86,8 @@ def adafactor(name, theta, grads):
 def adam_mini(name, theta, grads, heads=HEADS):
     """Zhang et al., arXiv:2406.16793, Algorithm 1: Adam with one v for each block.
 
-    Blocks (section 2.3): a head of a query or key, an output neuron of a value, projection or MLP
-    matrix, a token of an embedding, a whole norm.
+    A block (section 2.3) is a head of a query or key, an output neuron of a value, projection or
+    MLP matrix, a token of an embedding, or a whole norm.
     """
     split = [n for part, n in heads.items() if part in name.split(".")]
     if split:
@@ -125,7 +125,7 @@ def gradients(model, steps):
 
 
 def assert_steps(entry, model, oracle, steps):
-    """Take steps with an optimizer, and with its oracle for each parameter."""
+    """Take steps with an optimizer, and assert that its oracle ends with the same parameters."""
     start = {key: p.detach().double().numpy() for key, p in model.named_parameters()}
     history = list(gradients(model, steps))
     optimizer = build_optimizer(entry, model, LR, WEIGHT_DECAY)
@@ -150,7 +150,8 @@ def test_an_optimizer_takes_the_steps_of_its_paper(name):
     [
         ("qwen3-nano", {"q_proj": 4, "k_proj": 2}),
         ("qwen3-moe-nano", {"q_proj": 4, "k_proj": 2}),
-        ("deepseek-nano", {"q_proj": 4, "kv_b_proj": 4}),  # keys and values of a head together
+        # A block of kv_b_proj contains the keys and the values of a head.
+        ("deepseek-nano", {"q_proj": 4, "kv_b_proj": 4}),
     ],
 )
 def test_adam_mini_has_the_blocks_of_each_family(name, heads):

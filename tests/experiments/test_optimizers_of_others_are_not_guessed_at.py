@@ -1,4 +1,4 @@
-"""Any torch optimizer is trained, resumed and counted as it is, or refused before training."""
+"""Any torch optimizer is trained, resumed and measured correctly, or refused before training."""
 
 import math
 from types import SimpleNamespace
@@ -28,7 +28,7 @@ TIMES = ["step_seconds", "optimizer_seconds"]
 
 @pytest.fixture
 def run_of(tiny_plan):
-    """Return a function that makes a tiny run of a class of optimizers_of_others, or of torch."""
+    """Return a function that makes a tiny run with a class of optimizers_of_others or torch."""
 
     def make(name, **training):
         path = name if "." in name else f"{OTHERS}.{name}"
@@ -42,7 +42,7 @@ def metrics(folder):
     return pd.read_parquet(folder / "metrics.parquet").drop(columns=TIMES)
 
 
-# -- going on after an interruption
+# -- resuming after an interruption
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     )
 
 
-def test_tensors_that_are_made_of_others_are_loaded_as_lightning_asks_for_them(tmp_path):
+def test_wrapper_subclasses_are_loaded_as_lightning_asks_for_them(tmp_path):
     codes = torch.arange(3, dtype=torch.int8)
     state = {"momentum": others.Wrapped(codes, torch.ones(1))}
     CheckpointFile().save_checkpoint(state, tmp_path / "last.ckpt")
@@ -125,7 +125,7 @@ def test_an_error_that_comes_of_a_divergence_is_a_divergence(run_of, tiny_corpus
 
 @pytest.fixture
 def modules(tmp_path, monkeypatch):
-    """Put modules that cannot be imported where Python finds them."""
+    """Put modules that raise on import on Python's path."""
     for name, text in {
         "broken_name": "\nx = undefined_name\n",
         "broken_syntax": "def f(:\n",
@@ -180,7 +180,7 @@ def test_a_class_that_reads_parameters_is_made(tmp_path, text_file, tiny_corpus)
 
 
 def plan_of(path, tmp_path, text_file, tiny_corpus):
-    """Return the runs of a class, the folder of their corpus, and the profile they stand in."""
+    """Return runs that use a class, the folder of their corpus, and the path of their profile."""
     values = profile_values(text_file)
     values["optimizers"] = {"mine": {"label": "x", "class": path, "source": "a test"}}
     values["experiments"]["comparison"]["optimizers"] = ["mine"]
@@ -203,7 +203,7 @@ SHARED = torch.zeros(4, 8)
         (
             {"GG": [torch.zeros(4, 4), torch.zeros(8, 8)]},
             4 * 16 + 4 * 64,
-        ),  # as SOAP's and Shampoo's
+        ),  # as in SOAP and Shampoo
         ({"deep": {"pair": (torch.zeros(3), {"more": torch.zeros(2, dtype=torch.int8)})}}, 14),
         ({"moment": others.Wrapped(torch.zeros(128, dtype=torch.int8), torch.zeros(2))}, 128 + 8),
         ({"in list": [others.Wrapped(torch.zeros(8, dtype=torch.int8), torch.zeros(1))]}, 8 + 4),
@@ -228,7 +228,7 @@ def test_state_of_no_parameter_is_counted():
 
 @pytest.fixture
 def counted(monkeypatch, tmp_path):
-    """Return a function that counts entries beside AdamW for the small models of two families."""
+    """Return a function that counts the state of AdamW and of other entries for a small GPT-2."""
 
     def count(**classes):
         paper = load_profile("paper")
@@ -267,7 +267,8 @@ def test_what_cannot_be_counted_leaves_a_gap_with_a_reason(counted):
         assert reason in rows.loc[name, "reason"]
     rest = rows.loc[["adamw", "undecayed"]]
     assert rest["reason"].isna().all()
-    # AdamW keeps two numbers a parameter, Rprop the last gradient and a rate; both count steps.
+    # Per parameter, AdamW keeps two moments, and Rprop the last gradient and a step size. Both also
+    # keep step counters.
     np.testing.assert_allclose(rest["state_bytes"], 8 * rest["parameters"], rtol=1e-3)
 
 

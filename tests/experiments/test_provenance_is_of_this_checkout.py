@@ -1,4 +1,4 @@
-"""The commit of a result is this project's, whatever repository or environment it stands in."""
+"""A result records this project's commit, even inside another repository or a git hook."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ from experiments.runs import provenance as machine
 
 
 def git(folder, *arguments):
-    """Run git as a user without settings; return what it prints."""
+    """Run git without the user's settings; return its output."""
     command = ["git", "-c", "user.name=x", "-c", "user.email=x", "-c", "protocol.file.allow=always"]
     done = subprocess.run(
         [*command, *arguments], cwd=folder, capture_output=True, encoding="utf-8", check=True
@@ -18,7 +18,7 @@ def git(folder, *arguments):
 
 
 def repository(folder):
-    """Make a repository of one commit; return the folder and the commit."""
+    """Make a repository with one commit; return the folder and the commit."""
     folder.mkdir()
     git(folder, "init", "--quiet")
     (folder / "code.py").touch()
@@ -103,7 +103,7 @@ def test_worktrees_submodules_and_links_are_checkouts(project, tmp_path, monkeyp
         assert recorded() == (commit, False), path
 
 
-def test_nobody_knows_without_git_or_a_first_commit(project, tmp_path, monkeypatch):
+def test_the_commit_is_unknown_without_git_or_a_first_commit(project, tmp_path, monkeypatch):
     (tmp_path / "fresh").mkdir()
     git(tmp_path / "fresh", "init", "--quiet")
     monkeypatch.setattr(machine, "_ROOT", tmp_path / "fresh")

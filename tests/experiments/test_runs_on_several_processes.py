@@ -1,4 +1,4 @@
-"""Two processes train a run as one does, and go on with what another number of them saved."""
+"""Two processes train a run as one does, and resume checkpoints of one or two processes."""
 
 import json
 import os
@@ -27,7 +27,7 @@ COMPARED = ["train_loss", "val_loss", "grad_norm", "lr", "update_rms"]
 DDP = {"tasks_per_node": 2}
 FSDP = DDP | {"strategy": "fsdp"}
 TP = FSDP | {"tensor_parallel": 2}
-CUT = 6  # two steps after the checkpoint
+CUT = 6  # the step at which a run is interrupted, two steps after its checkpoint
 
 _QWEN = {
     "family": "qwen3",
@@ -52,7 +52,7 @@ MODELS = {
         "vocab_size": 300,
     },
     "qwen": _QWEN,
-    # Blocks of 128 numbers are whole in each half of its tensors.
+    # Half of each tensor is a whole number of quantization blocks of 128.
     "even": {
         "family": "gpt2",
         "layers": 1,
@@ -68,7 +68,7 @@ SHARDED = [name for name, entry in OPTIMIZERS.items() if entry.sharded and name 
 
 @pytest.fixture(scope="module")
 def specs(tmp_path_factory, text_file):
-    """Return the runs by model and optimizer."""
+    """Return the spec of each run, by model and optimizer."""
     values = profile_values(text_file, steps=8, lr=1e-3)
     values["models"] = MODELS
     values["optimizers"] = {
@@ -89,7 +89,7 @@ def changed(spec, **training):
 
 
 def cut(spec, corpus, folder):
-    """Train a run in one process until the lights go out."""
+    """Train a run in one process and interrupt it at step CUT."""
     restore = cut_at(CUT)
     try:
         with pytest.raises(PowerCutError):
@@ -100,7 +100,7 @@ def cut(spec, corpus, folder):
 
 @pytest.fixture(scope="module")
 def trained(specs, tiny_corpus, tmp_path_factory):
-    """Return a folder with everything that two processes trained, and what one process did."""
+    """Train all runs, with two processes and with one; return the folder of the results."""
     folder = tmp_path_factory.mktemp("trained")
     jobs = []
 
@@ -155,7 +155,7 @@ def trained(specs, tiny_corpus, tmp_path_factory):
         os.truncate(folder / name / "training" / "last.ckpt", 20_000)
         way = FSDP if name.endswith("fsdp") else DDP
         add(f"{name}/training", specs["even", "adamw"], way)
-    # Half a row is no whole block here.
+    # Here a shard is not a whole number of quantization blocks.
     cut(specs["qwen", "powerstep-int8"], tiny_corpus, folder / "blocks cut")
     add("blocks cut", specs["qwen", "powerstep-int8"], FSDP)
     add("blocks cut before", specs["qwen", "powerstep-int8"], FSDP, cut_at=CUT)
@@ -206,7 +206,7 @@ def test_two_processes_train_as_one(trained, name):
 
 @pytest.mark.parametrize("optimizer", [name for name in SHARDED if name != "adamw"])
 def test_optimizers_step_on_sharded_tensors(trained, optimizer):
-    # Codes of 4 and 8 bits are coarser where a shard cuts a block; then the error is of one code.
+    # A shard may cut a quantization block. 4- and 8-bit values then differ by up to one code.
     coarse = {"powerstep-int8": 1e-3, "powerstep-int4": 1e-2}
     tolerance = coarse.get(optimizer, 1e-4)
     assert_close(trained / f"gpt {optimizer} fsdp", trained / f"gpt {optimizer} one", tolerance)
@@ -214,7 +214,7 @@ def test_optimizers_step_on_sharded_tensors(trained, optimizer):
 
 def test_bf16_parameters_are_rounded_as_in_one_process(trained):
     first, expected = metrics(trained / "bf16 fsdp"), metrics(trained / "bf16 one")
-    # The initial weights are the same; sums of gradients in bf16 are not, to three digits.
+    # The initial weights are equal; gradients summed in bf16 agree to about three digits.
     assert first["train_loss"][0] == pytest.approx(expected["train_loss"][0], abs=1e-3)
     np.testing.assert_allclose(first["val_loss"], expected["val_loss"], atol=2e-2)
 
@@ -253,8 +253,8 @@ def test_codes_whose_blocks_another_number_of_processes_cut_are_refused(
     trained, specs, tiny_corpus
 ):
     for rank in (0, 1):
-        told = (trained / "blocks cut" / f"refused_{rank}").read_text()
-        assert "blocks of codes were cut by another number of processes" in told
+        message = (trained / "blocks cut" / f"refused_{rank}").read_text()
+        assert "blocks of codes were cut by another number of processes" in message
     with pytest.raises(ConfigError, match="blocks of codes were cut by another number"):
         train(specs["qwen", "powerstep-int8"], tiny_corpus, trained / "blocks cut before")
 

@@ -1,4 +1,4 @@
-"""The learning rate warms up linearly from zero, then falls along half a cosine to a tenth."""
+"""The learning rate warms up linearly from zero, then decays to a tenth as half a cosine."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A run gives the same metrics each time, also when it was killed half-way."""
+"""A run gives the same metrics every time, even if it was killed and resumed."""
 
 import fcntl
 import json
@@ -96,12 +96,12 @@ def test_a_run_equals_a_plain_training_loop(spec, tiny_corpus, tmp_path):
 
 
 def test_the_update_is_measured(spec, tiny_corpus, tmp_path):
-    # Sign momentum without decay moves every parameter by exactly the learning rate.
+    # Sign momentum without weight decay moves every parameter by exactly the learning rate.
     run = spec("powerstep", args={"beta": 0.0, "gamma": 0.9}, weight_decay=0.0, log_every=3)
     train(run, tiny_corpus, tmp_path)
     frame = metrics(tmp_path)
     assert frame["step"].tolist() == [3, 4, 6, 8, 9, 12]
-    # Rows of the embedding that no batch has named yet have no gradient and stay.
+    # Embedding rows of tokens that no batch contained yet have no gradient and do not move.
     assert (frame["update_rms"] <= frame["lr"] * 1.001).all()
     assert (frame["update_rms"] > frame["lr"] * 0.5).all()
 
@@ -141,7 +141,7 @@ def test_a_run_killed_with_sigkill_goes_on_as_if_nothing_had_happened(spec, tiny
     rows = log.read_text().count("\n")
     assert rows < 600
     with log.open("a") as file:
-        file.write('{"step": 7')  # what a kill in the middle of a write leaves behind
+        file.write('{"step": 7')  # as after a kill in the middle of a write
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     pd.testing.assert_frame_equal(metrics(folder), metrics(tmp_path / "whole"), check_exact=True)
 
@@ -206,7 +206,7 @@ def test_two_processes_never_train_the_same_run(spec, tiny_corpus, tmp_path):
 def test_lower_precision_trains_and_resumes(precision, spec, tiny_corpus, tmp_path):
     summary = train(spec("powerstep", precision=precision), tiny_corpus, tmp_path)
     assert summary["status"] == "completed"
-    # The momentum stays fp32 whatever the parameters' precision.
+    # The momentum is fp32, whatever the precision of the parameters.
     assert summary["state_bytes"] == 4 * summary["parameters"]
     checkpoint = torch.load(Path(tmp_path, "last.ckpt"), weights_only=True)
     state = checkpoint["optimizer_states"][0]["state"]

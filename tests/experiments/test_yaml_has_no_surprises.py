@@ -1,4 +1,4 @@
-"""YAML means what it looks like: names stay names, and what readers disagree on is told."""
+"""YAML means what it looks like: names stay text, and ambiguous values are refused."""
 
 import json
 import re
@@ -32,7 +32,7 @@ datasets:
 
 @pytest.fixture
 def planned(tmp_path, text_file):
-    """Return a function that plans the profile above with some of its text replaced."""
+    """Return a function that plans PROFILE after replacing parts of its text."""
 
     def make(*replaced: tuple[str, str]):
         text = PROFILE.format(file=text_file)
@@ -116,7 +116,7 @@ def test_text_needs_no_quotes_where_only_text_is_accepted(planned, label):
         ),
         ("source: a test", "source: x, sharded: no", "sharded is no, but it should be true or f"),
         ("source: a test", "source: x, sharded: 0", "sharded is 0, but it should be true or fal"),
-        # The class would take the text "no" for true.
+        # The class would treat the text "no" as true.
         ("momentum: 0.9", "nesterov: no", "args.nesterov is no, but it should be a decimal numb"),
         ("momentum: 0.9", "momentum: 0x1", "args.momentum is 0x1, but it should be a decimal nu"),
         ("momentum: 0.9", "betas: [0.9, 0_1]", "args.betas has 0_1, but it should be a decimal"),
@@ -149,12 +149,12 @@ def test_a_whole_number_may_have_an_exponent_and_a_number_none(planned):
         ("seeds: [0]", "seeds: [0], args: {betas: [[1, 2], [1, 2]]}", r"betas has \[1, 2\], but"),
     ],
 )
-def test_an_item_that_stands_twice_is_refused(planned, old, new, message):
+def test_a_duplicate_item_is_refused(planned, old, new, message):
     with pytest.raises(ConfigError, match=rf"^mine.yaml, line \d+: .*{message}"):
         planned((old, new))
 
 
-def test_a_package_that_stands_twice_is_refused():
+def test_a_duplicate_package_is_refused():
     with pytest.raises(ConfigError, match="packages has 'numpy', but it should stand there only"):
         parse(DocstringCorpus, {"kind": "docstrings", "packages": ["numpy", "pandas", "numpy"]})
 
@@ -311,7 +311,7 @@ def test_the_settings_behind_a_plan_can_be_read_again(tmp_path, text_file):
 
 def test_the_projects_files_mean_the_same_to_another_reader_of_yaml():
     class WithExponents(yaml.SafeLoader):
-        """PyYAML's own loader, which also takes 1e-3 for a number."""
+        """PyYAML's own loader, which here also reads 1e-3 as a number."""
 
     pattern = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
     WithExponents.add_implicit_resolver("tag:yaml.org,2002:float", pattern, [*"-+.0123456789"])

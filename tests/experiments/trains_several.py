@@ -1,6 +1,7 @@
-"""What each process does in test_runs_on_several_processes: train some runs, one after another.
+"""Train runs one after another, as each process of test_runs_on_several_processes does.
 
-Started by torchrun with a file of JSON: a list of a run's spec, how it is split, and its folder.
+torchrun starts it with the path of a JSON file: a list of runs, each with its spec, its corpus, its
+folder, its parallel settings and, optionally, the step at which it is interrupted.
 """
 
 import json
@@ -17,11 +18,11 @@ from experiments.training.train import train
 
 
 class PowerCutError(RuntimeError):
-    """Ends a run in the middle."""
+    """Interrupts a run."""
 
 
 def cut_at(step):
-    """Have runs end before a step, counted from 0; return a function that undoes it."""
+    """Interrupt runs before a step, counted from 0; return a function that undoes this."""
     whole_batch = TokenBatches.train
 
     def train_batch(self, seed, at, batch_size):

@@ -4,9 +4,9 @@
 #   cluster.sh install   apt packages only
 #   cluster.sh up        write the configuration and start the daemons
 #   cluster.sh down      stop them (by pid), keep state
-#   cluster.sh resume    put the node back into service
-#   cluster.sh wipe      down, then forget jobs and the accounting database
-#   cluster.sh start|stop slurmctld   one daemon
+#   cluster.sh resume    undrain the node
+#   cluster.sh wipe      down, then delete all jobs and the accounting database
+#   cluster.sh start|stop slurmctld   start or stop one daemon
 # SLURM_CI_CPUS (default: nproc) may exceed the real cores.
 set -euo pipefail
 export PATH=/usr/local/sbin:/usr/sbin:/sbin:$PATH # where the daemons are
@@ -24,9 +24,9 @@ wait_for() {  # SECONDS COMMAND...   polls 5 times a second
     done
 }
 
-# NAME:PIDFILE -> its pid, if that process runs under that name. Pid files may be
-# stale (slurmctld cannot remove its own from /run), and a daemon that has ended
-# may stay a zombie for seconds where PID 1 reaps slowly: a zombie is not alive.
+# NAME:PIDFILE   prints the daemon's pid, if a process of that name runs. Pid files may
+# be stale (slurmctld cannot remove its own from /run). A daemon that has ended may stay
+# a zombie for seconds if PID 1 is slow to reap it; a zombie does not count as running.
 pid_of() {
     local p
     p=$(cat "${1#*:}" 2>/dev/null) && [ -n "$p" ] &&
@@ -72,8 +72,8 @@ SlurmdParameters=config_overrides
 NodeName=$HOST NodeAddr=127.0.0.1 CPUs=$CPUS RealMemory=$MEM State=UNKNOWN
 PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 CONF
-    # slurmd 22.05 always loads a cgroup plugin; v1 is inert with these settings,
-    # while v2 (what autodetect takes on a cgroup2-only host) wants systemd.
+    # slurmd 22.05 always loads a cgroup plugin. v1 does nothing with these settings;
+    # v2, which autodetection selects on a host with cgroup2 only, needs systemd.
     echo 'CgroupPlugin=cgroup/v1' > /etc/slurm/cgroup.conf
     cat > /etc/slurm/slurmdbd.conf <<CONF
 AuthType=auth/munge
@@ -119,7 +119,8 @@ up() {
     sinfo
 }
 
-resume() {  # what slurmctld took out of service when it found a job that it had forgotten
+# slurmctld drains the node if it finds a job there that it lost in a crash.
+resume() {
     wait_for 30 sinfo
     if sinfo -h -o %T | grep -q drain; then scontrol update NodeName="$HOST" State=RESUME; fi
 }
@@ -156,6 +157,6 @@ case ${1:-up} in
     down) down ;;
     resume) resume ;;
     wipe) wipe ;;
-    start|stop) "$1" "${2:?a daemon}" ;;
+    start|stop) "$1" "${2:?name a daemon}" ;;
     *) sed -n 2,10p "$0"; exit 2 ;;
 esac

@@ -1,4 +1,4 @@
-"""Holds two folders of runs against each other: `python -m tests.slurm.compare FOLDER FOLDER`."""
+"""Compare two folders of runs: `python -m tests.slurm.compare FOLDER FOLDER`."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ from tests.slurm.conftest import TIMES
 
 
 def main(one: Path, other: Path) -> None:
-    """Print how many runs have the same metrics, bit for bit; exit with 1 unless all have."""
+    """Print how many runs are missing or differ; exit with 1 unless all metrics are identical."""
     names = sorted(path.parent.relative_to(one) for path in one.glob("*/*/*/metrics.parquet"))
     missing = [name for name in names if not (other / name / "metrics.parquet").exists()]
     differing = [

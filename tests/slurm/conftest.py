@@ -1,4 +1,4 @@
-"""A real SLURM to test on, and folders in which the pipeline runs on it."""
+"""Fixtures for tests on a real SLURM cluster: working directories of the pipeline."""
 
 import json
 import os
@@ -24,11 +24,11 @@ TIMES = ["step_seconds", "optimizer_seconds"]
 
 
 def _missing() -> str:
-    """Return why there is no SLURM to test on; "" where there is one."""
+    """Return why these tests cannot run; "" if SLURM is running."""
     if not shutil.which("sbatch"):
         return "SLURM is not installed (tests/slurm/cluster.sh install)"
     if subprocess.run(["sinfo"], capture_output=True).returncode:
-        return "SLURM does not run (tests/slurm/cluster.sh up)"
+        return "SLURM is not running (tests/slurm/cluster.sh up)"
     return ""
 
 
@@ -41,11 +41,11 @@ def pytest_collection_modifyitems(items):
 
 @dataclass(frozen=True)
 class Workspace:
-    """A directory of a user of the cluster.
+    """A working directory of a user of the cluster.
 
     Args:
         path: the directory.
-        text_file: to train on.
+        text_file: text to train on.
     """
 
     path: Path
@@ -62,7 +62,7 @@ class Workspace:
         write_profile(self.path / f"{name}.yaml", values)
 
     def write_cluster(self, by_model: dict[str, Any] | None = None, **job: Any) -> None:
-        """Write what jobs ask for, beside the project's own profile for SLURM."""
+        """Write the resources that jobs request, and a copy of the project's SLURM profile."""
         folder = self.path / "profiles" / "slurm"
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / "profiles" / "slurm" / "config.yaml", folder)
@@ -70,7 +70,7 @@ class Workspace:
         (folder / "cluster.yaml").write_text(yaml.safe_dump(values))
 
     def start(self, profile: str, *targets: str, options=(), env=None) -> subprocess.Popen:
-        """Start Snakemake on the cluster, in a process group of its own, as a terminal does."""
+        """Start Snakemake on the cluster, in its own process group, as a shell does."""
         return subprocess.Popen(
             [
                 *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")),
@@ -93,16 +93,16 @@ class Workspace:
         return process.returncode, output
 
     def runs(self, pattern: str = "*/*/*") -> list[RunFolder]:
-        """Return the runs whose folders match, in the order of their names."""
+        """Return the runs whose folders match, sorted by path."""
         return [RunFolder(path) for path in sorted((self.path / "results/runs").glob(pattern))]
 
     def ended_jobs(self) -> pd.DataFrame:
-        """Return the jobs that were submitted from here, once SLURM has accounted their ends."""
+        """Wait until all jobs of this workspace have ended in SLURM's accounting; return them."""
         wait_until(lambda: not self.jobs()["state"].isin(["PENDING", "RUNNING", "REQUEUED"]).any())
         return self.jobs()
 
     def jobs(self) -> pd.DataFrame:
-        """Return the jobs that were submitted from here, as SLURM accounts them so far."""
+        """Return the jobs submitted from this workspace, as SLURM's accounting has them now."""
         command = ["sacct", "--allocations", "--noheader", "--parsable2"]
         command += ["--starttime=now-1day", "--format=JobID,State,WorkDir,JobName"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -113,17 +113,17 @@ class Workspace:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory, text_file):
-    """Return a directory of its own for each module."""
+    """Return a workspace, one per test module."""
     made = Workspace(tmp_path_factory.mktemp("cluster"), text_file)
     made.write_cluster()
     return made
 
 
-def wait_until(true: Callable[[], object], seconds: float = 90) -> None:
-    """Wait for something that other processes bring about."""
+def wait_until(condition: Callable[[], object], seconds: float = 90) -> None:
+    """Poll until the condition is true; fail after a number of seconds."""
     deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not come about"
+    while not condition():
+        assert time.monotonic() < deadline, f"still false after {seconds} s"
         time.sleep(0.1)
 
 
@@ -135,12 +135,12 @@ def last_step(run: RunFolder) -> int:
 
 
 def metrics(run: RunFolder) -> pd.DataFrame:
-    """Return a run's metrics, without the times."""
+    """Return a run's metrics without the measured times."""
     return pd.read_parquet(run.path / "metrics.parquet").drop(columns=TIMES)
 
 
 def train_here(run: RunFolder, folder: Path, corpus: Path, **optimizer_args: Any) -> RunFolder:
-    """Train the run of a job once more, in one process of this machine."""
+    """Train a job's run again in another folder, without SLURM, in one process."""
     spec = json.loads((run.training.path / "spec.json").read_text())
     spec["optimizer"]["args"] |= optimizer_args
     command = [sys.executable, "-m", "experiments", "launch", "--folder", str(folder)]

@@ -1,4 +1,4 @@
-"""Optimizers that do what runs on a cluster may."""
+"""A slow and a crashing optimizer, for tests of interrupted and failed runs."""
 
 import time
 
@@ -6,7 +6,7 @@ import torch
 
 
 class Slow(torch.optim.AdamW):
-    """Takes its time and no processor, so that a run can be interrupted where a test wants it."""
+    """AdamW that sleeps in each step, so that a test can interrupt the run."""
 
     def __init__(self, params, lr, weight_decay=0.0, seconds=0.05):
         super().__init__(params, lr=lr, weight_decay=weight_decay)
@@ -18,7 +18,7 @@ class Slow(torch.optim.AdamW):
 
 
 class Crashing(torch.optim.SGD):
-    """Fails at its third step, as a bug in somebody's optimizer would."""
+    """SGD that fails in its third step, as if it had a bug."""
 
     def step(self, closure=None):
         self.count = getattr(self, "count", 0) + 1

@@ -1,4 +1,4 @@
-"""Forty runs at once, one of them crashing and one diverging, end in the report."""
+"""A grid of forty runs, of which one crashes and one diverges, ends with a full report."""
 
 import json
 import os
@@ -19,11 +19,11 @@ OPTIMIZERS = {
     "crashing": {"class": "tests.slurm.optimizers.Crashing"},
     "diverging": {"class": "torch.optim.SGD"},
 }
-LAUNCHER_BYTES = 60e6
+LAUNCHER_BYTES = 60e6  # upper bound on the memory of one launcher
 
 
 def counting(folder):
-    """Put before SLURM's commands ones that note each call and go on with it."""
+    """Return an environment whose PATH has wrappers of SLURM's commands that log each call."""
     for name in SLURM:
         path = folder / name
         path.write_text(
@@ -35,7 +35,7 @@ def counting(folder):
 
 @pytest.fixture(scope="module")
 def grid(workspace, tmp_path_factory):
-    """Return what the grid printed, and what was seen of it while it ran."""
+    """Run the grid; return its exit code, its output, and measurements of its launchers."""
     calls = tmp_path_factory.mktemp("calls")
     entries = {
         name: entry | {"label": name, "source": "a test"} for name, entry in OPTIMIZERS.items()
@@ -90,8 +90,8 @@ def test_the_report_is_made_and_names_the_failure(workspace, grid):
     report = (workspace.path / "results/forty/report.html").read_text()
     assert "38 completed, 1 failed, 1 diverged" in report
     assert "RuntimeError: this optimizer has a bug" in report
-    told = grid["output"][grid["output"].index("1 failed; the same command tries again") :]
-    assert "results/runs/tiny/crashing/" in told
+    named = grid["output"][grid["output"].index("1 failed; the same command tries again") :]
+    assert "results/runs/tiny/crashing/" in named
     runs = pd.read_csv(workspace.path / "results/forty/runs.csv")
     assert runs["status"].value_counts().to_dict() == {"completed": 38, "failed": 1, "diverged": 1}
 
@@ -99,9 +99,9 @@ def test_the_report_is_made_and_names_the_failure(workspace, grid):
 def test_a_failed_run_keeps_the_end_of_its_log(workspace, grid):
     (run,) = runs_of(workspace, "crashing")
     summary = run.summary
-    told = r"RuntimeError: optimizers.crashing: .* RuntimeError: this optimizer has a bug \(.*\)"
-    assert re.search(f"FAILED: {told}$", summary["reason"])
-    assert any(re.fullmatch(told, line) for line in summary["log"])
+    reason = r"RuntimeError: optimizers.crashing: .* RuntimeError: this optimizer has a bug \(.*\)"
+    assert re.search(f"FAILED: {reason}$", summary["reason"])
+    assert any(re.fullmatch(reason, line) for line in summary["log"])
     assert summary["steps"] == 2
     assert pd.read_parquet(run.path / "metrics.parquet")["step"].tolist() == [1, 2]
 
@@ -121,8 +121,8 @@ def test_launchers_are_light_and_ask_slurm_seldom(workspace, grid, record_proper
     events = [
         event for run in workspace.runs() for event in run.history.events("submitting", "failed")
     ]
-    assert calls["sbatch"] == 40 + 1  # one asks whether the cluster would take such a job
-    assert calls["scontrol"] == 1  # how the crashed one ended
+    assert calls["sbatch"] == 40 + 1  # the extra call is `sbatch --test-only`
+    assert calls["scontrol"] == 1  # to learn how the crashed job ended
     assert calls["sacct"] == calls["scancel"] == 0
     times = pd.to_datetime([event["time"] for event in events])
     minutes = (times.max() - times.min()).total_seconds() / 60

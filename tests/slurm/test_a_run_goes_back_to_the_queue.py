@@ -1,4 +1,4 @@
-"""A run that is preempted, or not done in time, is saved, requeued, and ends as if undisturbed."""
+"""A run that is preempted or hits its time limit is saved, requeued and resumed exactly."""
 
 import re
 import subprocess
@@ -23,7 +23,7 @@ def wait_for_steps(run):
 
 
 def preempt(run, job, times):
-    """Preempt a job as SLURM does, some steps after it went on."""
+    """Preempt a job as SLURM does, some steps after its latest start."""
     wait_for_steps(run)
     signal_job(job, "TERM", "USR2")
     wait_until(lambda: len(run.history.events("requeued")) == times)
@@ -32,7 +32,7 @@ def preempt(run, job, times):
 
 @pytest.fixture(scope="module")
 def preempted(workspace):
-    """Return a run that was preempted twice and ran into its time limit once."""
+    """Return a run that was preempted twice and hit its time limit at least once."""
     workspace.write_cluster(time_minutes=1, save_seconds=5)
     experiment = {"models": ["tiny"], "optimizers": ["slow"], "seeds": [0]}
     workspace.write_profile(
@@ -52,7 +52,7 @@ def preempted(workspace):
 def test_it_goes_on_in_the_same_job(workspace, preempted):
     events = [event["event"] for event in preempted.history.events("started", "requeued")]
     assert events == ["started", "requeued"] * (len(events) // 2) + ["started"]
-    assert len(events) >= 2 * 3 + 1  # SLURM itself ended one start, at its time limit, or several
+    assert len(events) >= 2 * 3 + 1  # SLURM ended at least one start at the time limit
     assert workspace.ended_jobs()["state"].tolist() == ["COMPLETED"]
     assert preempted.summary["launch"] == {
         "attempts": len(events) // 2 + 1,

@@ -1,4 +1,4 @@
-"""Whatever dies, nothing is lost and nothing is run twice."""
+"""If a launcher, a job or the controller is killed, no work is lost and none is done twice."""
 
 import itertools
 import os
@@ -26,7 +26,7 @@ class Slow:
     seed: int
 
     def start(self, **how) -> subprocess.Popen:
-        """Give the run to the cluster."""
+        """Start Snakemake, which submits the run."""
         return self.workspace.start("slow", TARGET, **how)
 
     @property
@@ -38,19 +38,19 @@ class Slow:
         wait_until(lambda: self.run and last_step(self.run))
 
     def jobs(self) -> pd.DataFrame:
-        """Return the run's jobs as SLURM accounts them, once they have ended."""
+        """Wait until the run's jobs have ended; return them from SLURM's accounting."""
         jobs = self.workspace.ended_jobs()
         return jobs[jobs["id"].isin(self.submitted)]
 
     @property
     def submitted(self) -> list[str]:
-        """The ids of its jobs."""
+        """The ids of the run's jobs."""
         return [event["job"] for event in self.run.history.events("submitted")]
 
 
 @pytest.fixture
 def slow(workspace):
-    """Return a run that no other test has."""
+    """Return a run that no other test uses."""
     made = Slow(workspace, next(SEEDS))
     optimizer = {"label": "slow", "class": "tests.slurm.optimizers.Slow", "source": "a test"}
     experiment = {"models": ["tiny"], "optimizers": ["slow"], "seeds": [made.seed]}
@@ -62,7 +62,7 @@ def slow(workspace):
 
 @pytest.fixture(scope="module")
 def undisturbed(workspace, tmp_path_factory):
-    """Return a function that gives the metrics of a run that nothing happened to."""
+    """Return a function that trains a run without interruption and returns its metrics."""
 
     def train(run):
         corpus = next((workspace.path / "results" / "corpora").iterdir())
@@ -73,7 +73,7 @@ def undisturbed(workspace, tmp_path_factory):
 
 
 def launcher_of(process: subprocess.Popen) -> psutil.Process:
-    """Return the launcher that a Snakemake has started."""
+    """Return the launcher that a Snakemake process has started."""
     (found,) = [
         child
         for child in psutil.Process(process.pid).children(recursive=True)
@@ -120,11 +120,11 @@ def test_a_launcher_that_is_stopped_cancels_its_job_and_goes_on_later(slow, numb
     assert slow.run.history.events("cancelled")
     assert not slow.run.summary
     if number == signal.SIGTERM:
-        return  # the same from here on
+        return  # the rest is the same as for SIGINT
     code, output = slow.workspace.run("slow", TARGET)
     assert code == 0, output
     assert sorted(slow.jobs()["state"].str.split().str[0]) == ["CANCELLED", "COMPLETED"]
-    # It saved when SIGTERM came, long before the first validation.
+    # SIGTERM made it save, long before the checkpoint of the first validation.
     second = (slow.run.slurm / f"{slow.jobs()['id'].iloc[-1]}_0_log.err").read_text()
     assert "| 0/240" not in second
     pd.testing.assert_frame_equal(metrics(slow.run), undisturbed(slow.run), check_exact=True)
@@ -164,8 +164,8 @@ def test_a_training_process_that_was_killed_is_a_failed_run_and_is_tried_again(s
 
 
 def test_the_controller_may_be_killed_and_started_again(slow, undisturbed):
-    # It may have forgotten, too, that it had started the job: then it finds it on the node, takes
-    # the node out of service until somebody puts it back, and holds the job until it is released.
+    # The controller may have lost the record that it started the job. It then finds the job on the
+    # node, drains the node until somebody resumes it, and holds the job until it is released.
     first = slow.start()
     slow.wait_until_it_trains()
     (slurmctld,) = [

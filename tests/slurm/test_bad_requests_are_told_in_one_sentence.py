@@ -1,4 +1,4 @@
-"""What SLURM would refuse is told before anything is submitted, in one sentence."""
+"""A request that SLURM would refuse is reported in one sentence before anything is submitted."""
 
 import os
 import re
@@ -13,8 +13,8 @@ TARGET = "results/tiny/tables/table4.md"
 
 
 @pytest.fixture
-def told(workspace):
-    """Return a function that runs the pipeline and returns the one error it must end with."""
+def refusal(workspace):
+    """Return a function that runs the pipeline, which must fail, and returns its one error."""
     workspace.write_profile("tiny")
 
     def run(**how):
@@ -55,12 +55,12 @@ def told(workspace):
         ({}, {"tinny": {"nodes": 1}}, r"slurm.by_model has 'tinny', but it must be one of "),
     ],
 )
-def test_what_slurm_refuses(workspace, told, job, by_model, message):
+def test_what_slurm_refuses(workspace, refusal, job, by_model, message):
     workspace.write_cluster(by_model, **job)
-    assert re.search(message, told())
+    assert re.search(message, refusal())
 
 
-def test_srun_missing(workspace, told, tmp_path):
+def test_srun_missing(workspace, refusal, tmp_path):
     for command in ("sbatch", "squeue", "scontrol", "scancel", "sinfo"):
         (tmp_path / command).symlink_to(shutil.which(command))
     folders = os.environ["PATH"].split(os.pathsep)
@@ -69,18 +69,18 @@ def test_srun_missing(workspace, told, tmp_path):
         (tmp_path / command).symlink_to(shutil.which(command))
     path = os.pathsep.join([str(tmp_path), *without])
     workspace.write_cluster()
-    error = told(env=os.environ | {"PATH": path})
+    error = refusal(env=os.environ | {"PATH": path})
     assert error.startswith(
         "error: srun is not on PATH, but submitting to SLURM needs sbatch, srun"
     )
 
 
-def test_the_controller_down(workspace, told):
+def test_the_controller_down(workspace, refusal):
     workspace.write_cluster()
     cluster = str(ROOT / "tests" / "slurm" / "cluster.sh")
     subprocess.run([cluster, "stop", "slurmctld"], check=True)
     try:
-        error = told()
+        error = refusal()
     finally:
         subprocess.run([cluster, "up"], check=True)
     assert "SLURM does not answer, and nothing was submitted" in error

@@ -1,4 +1,4 @@
-"""A profile comes back from the cluster with the metrics it has on one machine, bit for bit."""
+"""A profile trained on SLURM has bit for bit the metrics of the same profile without SLURM."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from tests.slurm.conftest import ROOT, metrics, train_here
 
 @pytest.fixture(scope="module")
 def trained(workspace):
-    """Return a workspace whose profile has been trained, and what was told before."""
+    """Return a workspace with a trained profile, and the jobs announced before it was trained."""
     workspace.write_profile("tiny")
     workspace.write_cluster(sbatch={"comment": "a test"}, setup=["export GREETING=hello"])
     command = ["python", "-m", "experiments", "jobs", "--profile", "tiny.yaml"]

@@ -1,4 +1,4 @@
-"""The tasks of a job train one run together, with DDP and FSDP2, as one process does."""
+"""The tasks of a job train one run with DDP or FSDP2, with the losses of one process."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ BY_MODEL = {
 
 @pytest.fixture(scope="module")
 def runs(workspace):
-    """Return runs of two processes by model; one of them was preempted on the way."""
+    """Return runs of two processes, by model; the one named `preempted` was preempted."""
     workspace.write_cluster(BY_MODEL)
     experiment = {"models": list(BY_MODEL), "optimizers": ["slow"], "seeds": [0]}
     workspace.write_profile(
