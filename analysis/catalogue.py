@@ -1,8 +1,8 @@
-"""Which figures and tables a plan gives, and which of its runs each of them shows.
+"""The figures and tables of a plan, and the planned runs that each of them shows.
 
-The one list of their names: the Snakefile asks it what to make and what that needs, the analysis
-asks it what to draw. It reads plain rows (PlannedRun.row) and imports neither
-torch nor pandas, so that planning stays quick.
+This is the only list of their names. The Snakefile reads it for the targets and their inputs, the
+analysis for the drawing functions and their runs. It takes plain rows of a plan
+(experiments.plan.spec.PlannedRun.row) and imports neither torch nor pandas, so that planning is fast.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from experiments.settings import ConfigError
 
 Row = dict[str, Any]
 
-# Where an experiment of the paper, by its name in a profile, shows one model in each figure.
+# Experiments of the paper that have one figure for each model: the figure's number and subject.
 _BY_MODEL = {
     "comparison": (2, "The optimizers at one learning rate"),
     "quantization": (4, "Optimizer state in fp32 and in int8"),
@@ -29,12 +29,12 @@ class Artefact:
     """A figure or a table.
 
     Args:
-        name: of its files.
-        kind: what makes it: the name of a function in analysis.figures or analysis.tables.
-        caption: what it shows, and what it stands for in the paper.
+        name: name of its files, without a suffix.
+        kind: name of the function in analysis.figures or analysis.tables that makes it.
+        caption: its caption, with the number of the paper's figure or table.
         rows: the planned runs it shows.
-        needs: files it reads beside them, by their names in `results/`.
-        trained: whether it shows what the runs left behind, or what was planned.
+        needs: further files it reads, by their names in `results/`.
+        trained: whether it shows results of runs; if False, it shows their settings alone.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Artefact:
 
 
 def figures(plan: Iterable[Row]) -> dict[str, Artefact]:
-    """Return every figure of a plan by its name, the paper's first and in its order."""
+    """Return every figure of a plan by name: the paper's figures in its order, then ours."""
     plan = [*plan]
     found = [
         Artefact("fig1", "transform", "The signed power transform Φ_β of PowerStep (figure 1)."),
@@ -60,15 +60,15 @@ def figures(plan: Iterable[Row]) -> dict[str, Artefact]:
         Artefact(
             "state_memory",
             "state_memory",
-            "Optimizer-state bytes per parameter at full size, counted on what each optimizer"
-            " allocates for GPT-2 124M.",
+            "Optimizer state in bytes per parameter, counted from the tensors that each optimizer"
+            " allocates for GPT-2 124M at full size.",
             needs=("memory.csv",),
         ),
         Artefact(
             "convergence",
             "convergence",
-            "Least expected squared gradient norm so far, over steps, on a noisy non-convex problem"
-            " (claim 10), with η/√t: mean over 8 seeds.",
+            "Smallest mean squared gradient norm up to each step, on a noisy non-convex problem"
+            " with step size η/√t (claim 10): means over 8 seeds.",
             needs=("convergence.csv",),
         ),
     ]
@@ -76,52 +76,69 @@ def figures(plan: Iterable[Row]) -> dict[str, Artefact]:
 
 
 def tables(plan: Iterable[Row]) -> dict[str, Artefact]:
-    """Return every table of a plan by its name, the paper's first and in its order."""
+    """Return every table of a plan by name: the paper's tables in its order, then ours."""
     plan = [*plan]
     found = [
         Artefact(
             "table1",
             "state_memory_per_device",
-            "Optimizer state per device, in MiB, counted at full size (table 1). Of the mixtures of"
-            " experts the routed experts alone count, as there; in brackets the whole model.",
+            "Optimizer state per device in MiB, counted on the models at full size (table 1). For"
+            " mixture-of-experts models only the routed experts count, as in the paper; the value"
+            " for the whole model follows in brackets.",
             needs=("memory.csv",),
         ),
         Artefact(
             "table2",
             "hyperparameters",
-            "Hyper-parameters by model (table 2); the paper's in brackets, where they are others.",
+            "Hyperparameters by model (table 2). The paper's value follows in brackets where it"
+            " differs, and stands alone for a model that only the paper trained.",
             tuple(plan),
             trained=False,
         ),
         Artefact(
             "table3",
             "layouts",
-            "Devices by model, and how many of them share data (dp), tensors (tp), layers (pp) and"
-            " experts (ep) between them (table 3); the optimizer state of a device where every copy"
-            " of the model holds its own.",
+            "Devices by model, and the degrees of data (dp), tensor (tp), pipeline (pp) and expert"
+            " (ep) parallelism (table 3). The last columns give the optimizer state per device if"
+            " every data-parallel replica of the model holds the whole state.",
             needs=("memory.csv",),
         ),
         *_losses(plan, "table4", "comparison", "(table 4)"),
-        *_losses(plan, "table5", "quantization", "under quantised state (table 5)"),
-        *_losses(plan, "table6", "large_scale", "of the large models' families (table 6)"),
-        *_losses(plan, "stacey", "stacey", "beside Stacey(p,2) (figure 7)"),
+        *_losses(plan, "table5", "quantization", "with quantised optimizer state (table 5)"),
+        *_losses(
+            plan,
+            "table6",
+            "large_scale",
+            "for the model families of the paper's large models (table 6)",
+        ),
+        *_losses(plan, "stacey", "stacey", "with Stacey(p,2) as the baseline (figure 7)"),
         *_table(
-            plan, "sensitivity", "loss_by_value", "Final validation loss by argument (figure 3)"
+            plan,
+            "sensitivity",
+            "loss_by_value",
+            "Final validation loss by value of the varied argument (figure 3)",
         ),
         *_table(plan, "learning_rate", "loss_by_lr", "Final validation loss by learning rate"),
     ]
     for name in _unique(plan, "experiment"):
         if name not in _KNOWN:
-            found += _losses(plan, f"loss_{name}", name, f"of the experiment {name}")
+            found += _losses(plan, f"loss_{name}", name, f"in the experiment {name}")
     rows = _with_sweep(plan, "comparison")
     if rows:
         found += [
-            Artefact("cost", "cost", "Measured cost of the comparison's runs.", tuple(rows)),
+            Artefact(
+                "cost",
+                "cost",
+                "Optimizer state, speed and peak memory, measured in the runs of the comparison:"
+                " means over seeds.",
+                tuple(rows),
+            ),
             Artefact(
                 "time_to_target",
                 "time_to_target",
-                "Steps and tokens to AdamW's final validation loss with the same seed. Where runs"
-                " ended without reaching it, > tells how far they came and how many they are.",
+                "Steps and tokens until a run reaches the final validation loss of AdamW with the"
+                " same seed. '> S in k of n' means that k of n runs ended without reaching it, and"
+                " that the longest of the n ended after S steps or tokens.",
                 tuple(rows),
             ),
         ]
@@ -129,9 +146,11 @@ def tables(plan: Iterable[Row]) -> dict[str, Artefact]:
 
 
 def _by_name(found: list[Artefact]) -> dict[str, Artefact]:
-    """Return artefacts by name, or raise a ConfigError where two would have the same files.
+    """Return artefacts by name.
 
-    Some file systems do not tell upper from lower case.
+    Raises:
+        ConfigError: two would have the same files. Names that differ in case alone count as the
+            same, because some file systems ignore case.
     """
     taken: dict[str, Artefact] = {}
     for artefact in found:
@@ -142,14 +161,14 @@ def _by_name(found: list[Artefact]) -> dict[str, Artefact]:
             )
             raise ConfigError(
                 ("experiments", experiment),
-                f"has {model!r}, but files named {artefact.name} are those"
-                f" of {first_model!r} in experiments.{first}: one of the names must be another",
+                f"has {model!r}, but files named {artefact.name} already belong to"
+                f" {first_model!r} in experiments.{first}: rename one of the two",
             )
     return {artefact.name: artefact for artefact in found}
 
 
 def _each_model(plan: list[Row], experiment: str) -> list[Artefact]:
-    """Return the numbered figures of an experiment: a, b, … for its models."""
+    """Return the figures of an experiment, lettered a, b, … by model."""
     number, subject = _BY_MODEL[experiment]
     return _lettered(
         number,
@@ -161,7 +180,7 @@ def _each_model(plan: list[Row], experiment: str) -> list[Artefact]:
 
 
 def _sensitivity(plan: list[Row]) -> list[Artefact]:
-    """Return figure 3: a, b, … for the varied arguments, and on for a further model."""
+    """Return figure 3, lettered a, b, … by model and varied argument."""
     return _lettered(
         3,
         [
@@ -173,11 +192,14 @@ def _sensitivity(plan: list[Row]) -> list[Artefact]:
 
 
 def _learning_rates(plan: list[Row]) -> list[Artefact]:
-    """Return figure 6: a, b, … for the optimizers, and on for a further model."""
+    """Return figure 6, lettered a, b, … by model and optimizer."""
     return _lettered(
         6,
         [
-            (f"Learning rates of {label}: {model} (figure 6, there AdamW and PowerStep)", rows)
+            (
+                f"{label} by learning rate: {model} (figure 6 shows AdamW and PowerStep)",
+                rows,
+            )
             for model, of_model in _by(_where(plan, experiment="learning_rate"), "model")
             for label, rows in _by(of_model, "label")
         ],
@@ -189,7 +211,7 @@ def _lettered(number: int, subjects: list[tuple[str, list[Row]]]) -> list[Artefa
         Artefact(
             f"fig{number}{_letters(i)}",
             "loss_curves",
-            f"{subject}, {_lines(rows)}",
+            f"{subject}. {_lines(rows)}",
             tuple(rows),
         )
         for i, (subject, rows) in enumerate(subjects)
@@ -197,16 +219,16 @@ def _lettered(number: int, subjects: list[tuple[str, list[Row]]]) -> list[Artefa
 
 
 def _beyond_the_paper(plan: list[Row]) -> list[Artefact]:
-    """Return what the paper leaves out, and the curves of experiments it does not have."""
+    """Return figures that the paper does not have, and curves of the user's experiments."""
     found = []
     for model, rows in _by(_where(plan, experiment="learning_rate"), "model"):
         found.append(
             Artefact(
                 f"lr_{model}",
                 "loss_over_lr",
-                f"Final validation loss over learning rate: {model}, {_seeds(rows)}, with 95 %"
-                " intervals where there are several. A ring marks an optimizer's best rate, a cross"
-                " at the top one at which a run diverged.",
+                f"Final validation loss over learning rate: {model}, {_seeds(rows)}"
+                f"{_intervals(rows, 'error bars')}. A ring marks each optimizer's best learning"
+                " rate. A cross at the top marks a learning rate at which a run diverged.",
                 tuple(rows),
             )
         )
@@ -216,15 +238,15 @@ def _beyond_the_paper(plan: list[Row]) -> list[Artefact]:
             Artefact(
                 f"cost_{model}",
                 "loss_over_cost",
-                f"Validation loss over tokens and over training time: {model}, {_lines(rows)}",
+                f"Validation loss over tokens and over training time: {model}. {_lines(rows)}",
                 tuple(rows),
             ),
             Artefact(
                 f"tradeoff_{model}",
                 "loss_over_state",
                 f"Final validation loss over optimizer-state bytes per parameter: {model}. Filled"
-                " marks: the shared learning rate; open marks: each optimizer's own best. Bars are"
-                " 95 % intervals over seeds.",
+                " markers have the shared learning rate, open markers each optimizer's own best."
+                " Error bars are 95 % confidence intervals over seeds.",
                 tuple(_where(both, model=model)),
             ),
         ]
@@ -234,7 +256,7 @@ def _beyond_the_paper(plan: list[Row]) -> list[Artefact]:
                 Artefact(
                     f"loss_{name}_{model}",
                     "loss_curves",
-                    f"Experiment {name}: {model}, {_lines(rows)}",
+                    f"Experiment {name}: {model}. {_lines(rows)}",
                     tuple(rows),
                 )
                 for model, rows in _by(_where(plan, experiment=name), "model")
@@ -242,13 +264,14 @@ def _beyond_the_paper(plan: list[Row]) -> list[Artefact]:
     return found
 
 
-def _losses(plan: list[Row], name: str, experiment: str, what: str) -> list[Artefact]:
-    """Return the table of an experiment's final losses under both protocols, if it is planned."""
+def _losses(plan: list[Row], name: str, experiment: str, subject: str) -> list[Artefact]:
+    """Return the table of an experiment's final losses; none if the experiment is not planned."""
     rows = _with_sweep(plan, experiment)
     caption = (
-        f"Final validation loss {what}, in nats per token: mean over seeds ± half the width of"
-        " its 95 % interval. The shared learning rate is the paper's protocol; the own one, in"
-        " brackets, is the best of as many values for each optimizer."
+        f"Final validation loss {subject} in nats per token: mean over seeds ± half-width of its"
+        " 95 % confidence interval. In a column 'lr' all optimizers have that learning rate, which"
+        " is the paper's protocol. In a column 'own lr' each has its own best learning rate (in"
+        " brackets), chosen from equally many."
     )
     return [Artefact(name, "loss_by_optimizer", caption, tuple(rows))] if rows else []
 
@@ -259,7 +282,7 @@ def _table(plan: list[Row], experiment: str, kind: str, caption: str) -> list[Ar
 
 
 def _with_sweep(plan: list[Row], *experiments: str) -> list[Row]:
-    """Return experiments' rows, and those that tell their optimizers' best learning rates."""
+    """Return the rows of experiments, and the learning-rate sweeps of their optimizers."""
     rows = [row for row in plan if row["experiment"] in experiments]
     pairs = {(row["model"], row["optimizer"]) for row in rows}
     sweep = _where(plan, experiment="learning_rate")
@@ -283,13 +306,16 @@ def _seeds(rows: list[Row]) -> str:
     return "one seed" if n == 1 else f"mean over {n} seeds"
 
 
+def _intervals(rows: list[Row], shape: str) -> str:
+    return f"; {shape}: 95 % confidence intervals" if len(_unique(rows, "seed")) > 1 else ""
+
+
 def _lines(rows: list[Row]) -> str:
-    """Say what the lines of a figure are."""
-    band = ", bands are 95 % intervals" if len(_unique(rows, "seed")) > 1 else ""
-    return f"{_seeds(rows)}{band}. A cross marks a divergence."
+    """Describe the lines of a figure."""
+    return f"Lines: {_seeds(rows)}{_intervals(rows, 'bands')}. A cross marks a divergence."
 
 
 def _letters(number: int) -> str:
-    """Return a, b, … z, aa, ab, …."""
+    """Return the letters of the figure at an index: a, b, … z, aa, ab, …."""
     first, last = divmod(number, 26)
     return (ascii_lowercase[first - 1] if first else "") + ascii_lowercase[last]

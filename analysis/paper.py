@@ -1,4 +1,4 @@
-"""The paper's published numbers."""
+"""Numbers published in the paper, arXiv:2605.10335."""
 
 from functools import cache
 from pathlib import Path
@@ -9,7 +9,7 @@ from experiments.yaml_loader import read_yaml
 
 @cache
 def load_paper() -> dict[str, Any]:
-    """Return paper.yaml: val_loss, state_mib_per_device, training, models and claims."""
+    """Return the content of paper.yaml, the claims by their numbers as int."""
     paper = read_yaml(Path(__file__).parent / "paper.yaml")
     claims = {int(number): claim for number, claim in paper["claims"].items()}
     return paper | {"claims": claims}

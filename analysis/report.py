@@ -1,4 +1,4 @@
-"""One page that opens without a network, and a few lines for the terminal."""
+"""The report: one HTML page that loads nothing else, and a short summary for the terminal."""
 
 import base64
 from pathlib import Path
@@ -19,10 +19,10 @@ def write_report(plan: list[Row], results: Results, folder: Path, settings: Path
     """Write `report.html` and `summary.txt` of a profile.
 
     Args:
-        plan: its rows.
-        results: of all of them.
-        folder: of the profile, where its figures stand already.
-        settings: YAML file of those behind the plan.
+        plan: all rows of the plan.
+        results: results of all its runs.
+        folder: results of the profile. The figures must be there already.
+        settings: YAML file with the settings behind the plan.
     """
     claims = by_claim(find(results))
     notes = _notes(results.runs)
@@ -47,7 +47,7 @@ def write_report(plan: list[Row], results: Results, folder: Path, settings: Path
 
 
 def _notes(runs: pd.DataFrame) -> list[str]:
-    """Return what a reader must know before the numbers, a sentence each."""
+    """Return the facts about the runs that qualify all numbers, one sentence each."""
     counts = runs.drop_duplicates("run")["status"].value_counts()
     notes = [
         f"{counts.sum()} runs: "
@@ -61,11 +61,11 @@ def _notes(runs: pd.DataFrame) -> list[str]:
     ]
     if "corpus.as_recorded" in runs and runs["corpus.as_recorded"].eq(False).any():
         notes.append(
-            "the corpus is not the recorded one (other versions than in requirements.lock?):"
-            " losses do not compare exactly with those of other machines"
+            "the corpus differs from the recorded one (are other versions installed than in"
+            " requirements.lock?), so losses are not exactly comparable with other machines"
         )
     if "provenance.commit" in runs and runs["provenance.commit"].nunique() > 1:
-        notes.append("the runs were trained by several commits, named below")
+        notes.append("the runs were trained with code of several commits, listed at the end")
     return notes
 
 
@@ -74,11 +74,11 @@ def _png(folder: Path, figure: Artefact) -> str:
 
 
 def _run_table(runs: pd.DataFrame) -> str:
-    """Return one row a run as HTML, numbers as such so that the page can sort them."""
+    """Return the runs as an HTML table. Numbers have no units, so that the page can sort them."""
     experiments = runs.groupby("run", sort=False)["experiment"].agg(
         lambda names: ", ".join(dict.fromkeys(names))
     )
-    # The row that names a varied argument says more than its twin of another experiment.
+    # Several experiments may plan the same run. Keep the row that names a varied argument.
     once = runs.sort_values("argument", ascending=False, kind="stable").drop_duplicates("run")
     once = once.set_index("run").loc[experiments.index]
     table = pd.DataFrame(
@@ -119,6 +119,6 @@ def _summary(folder: Path, notes: list[str], claims: list[Claim]) -> str:
         f"PowerStep-Bench, profile {folder.name}",
         *(f"  {note}" for note in notes),
         *(f"  {claim.number:>2}. {claim.verdict}: {claim.statement}" for claim in claims),
-        f"  open {folder / 'report.html'}; claims.md, tables and figures stand beside it",
+        f"  open {folder / 'report.html'}; claims.md, tables and figures are in the same folder",
     ]
     return "\n".join(lines) + "\n"

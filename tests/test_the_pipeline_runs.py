@@ -75,8 +75,8 @@ def test_it_ends_by_saying_what_was_found_and_where(folder):
     code, output = snakemake(folder)
     assert code == 0
     assert "4 runs: 4 completed" in output
-    assert "2. supported: Halves fp32 optimizer state; int8 takes it to 1/7.76" in output
-    assert "8. not tested at this scale: Stacey" in output  # the profile does not include it
+    assert "2. supported: Halves AdamW's optimizer state in fp32; int8 reduces it" in output
+    assert "8. not tested at this scale: Stacey" in output  # it is not in the profile
     assert "open results/tiny/report.html" in output
 
 

@@ -1,1 +1,1 @@
-"""The claims of the paper, and a verdict on each."""
+"""The verdicts on the paper's claims."""

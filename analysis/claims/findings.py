@@ -1,4 +1,4 @@
-"""The ways in which runs are held against a part of a claim, and what all claims share."""
+"""Ways of judging a part of a claim by runs."""
 
 import math
 from collections.abc import Iterator
@@ -21,16 +21,19 @@ from analysis.losses import best_lr, by_seed, is_shared, is_sweep, show_lr
 from analysis.statistics import MARGIN
 from analysis.text import number
 
-COLLAPSE = 0.5  # nats above AdamW's final loss from which a run that did not diverge has collapsed
+# Nats per token. A run has collapsed if it ends further than this above AdamW's final loss.
+COLLAPSE = 0.5
 
 
 def both_protocols(
     results: Results, finding: Finding, a: str, b: str, rule: Rule
 ) -> Iterator[Finding]:
-    """Judge optimizer `a` against `b` on each model, at the shared learning rate and their own."""
+    """Judge optimizer `a` against `b` for each model, at the shared and at their own best rates."""
     runs = results.runs[results.runs["argument"] == ""]
     shared = runs[is_shared(runs)]
-    own = replace(finding, protocol="own best lr", measured="no sweep of both in this profile")
+    own = replace(
+        finding, protocol="own best lr", measured="no complete sweep of both in this profile"
+    )
     at_shared = replace(finding, protocol="shared lr")
     yield from each_model(shared, at_shared, {"optimizer": a}, {"optimizer": b}, rule)
     best = best_lr(runs)
@@ -49,21 +52,22 @@ def both_protocols(
 
 
 def _within_sweep(finding: Finding, rule: Rule, a_at_edge: bool, b_at_edge: bool) -> Finding:
-    """Leave open what a better learning rate, beyond the edge of a sweep, could turn around.
+    """Make a finding inconclusive if a learning rate outside a sweep could reverse its verdict.
 
     Args:
-        finding: judged at the best rates of `a` and `b`.
-        rule: by which it was.
-        a_at_edge: whether the best rate of `a` is an edge of its sweep, so that it may end lower.
-        b_at_edge: the same of `b`.
+        finding: finding at the best rates of `a` and `b`.
+        rule: rule by which it was judged.
+        a_at_edge: whether the best rate of `a` is at the edge of its sweep. If so, a rate beyond
+            the edge may give a lower loss.
+        b_at_edge: whether the best rate of `b` is at the edge of its sweep.
     """
     finding = replace(
         finding,
-        rule=f"{finding.rule} Inconclusive too where a better rate, beyond the edge of a sweep,"
-        " could turn it around.",
+        rule=f"{finding.rule} Also inconclusive if a best learning rate is at the edge of its sweep"
+        " and a better one beyond the edge could reverse the verdict.",
     )
-    lower_a_undoes = (finding.verdict == SUPPORTED) == (rule is ABOVE)
-    is_open = a_at_edge if lower_a_undoes else b_at_edge
+    lower_a_reverses = (finding.verdict == SUPPORTED) == (rule is ABOVE)
+    is_open = a_at_edge if lower_a_reverses else b_at_edge
     return replace(finding, verdict=INCONCLUSIVE) if is_open else finding
 
 
@@ -76,7 +80,17 @@ def each_model(
     column: str = "final_val_loss",
     margin: float = MARGIN,
 ) -> Iterator[Finding]:
-    """Judge the runs where `a` holds against those where `b` does, on each model that has both."""
+    """Judge the runs that match `a` against those that match `b`, for each model with both.
+
+    Args:
+        runs: the runs to choose from.
+        finding: the part and its protocol.
+        a: values of columns.
+        b: values of columns, of the runs to compare with.
+        rule: rule by which the runs decide.
+        column: name of the column with the losses.
+        margin: margin of the rule's tests, in the unit of the losses.
+    """
     models = models_with(runs, a, b)
     for model in models:
         of_model = where(runs, model=model)
@@ -90,10 +104,12 @@ def each_model(
 
 
 def never_diverges(runs: pd.DataFrame, finding: Finding, optimizer: str) -> Finding:
-    """Complete a finding by how many of an optimizer's runs diverged, whatever the experiment."""
+    """Return a finding with its verdict: whether an optimizer diverged in any experiment."""
     ended = where(runs, optimizer=optimizer).drop_duplicates("run")
     ended = ended[ended["status"].isin(ENDED)]
-    finding = replace(finding, rule="Supported if no run of it diverged, not supported if one did.")
+    finding = replace(
+        finding, rule="Supported if no run of it diverged, not supported if at least one did."
+    )
     if ended.empty:
         return finding
     count, n = int((ended["status"] == "diverged").sum()), len(ended)
@@ -109,11 +125,12 @@ def never_diverges(runs: pd.DataFrame, finding: Finding, optimizer: str) -> Find
 
 
 def collapses(runs: pd.DataFrame, finding: Finding, optimizer: str) -> Iterator[Finding]:
-    """Complete a finding by how often an optimizer ended far above AdamW, on each model."""
+    """Judge for each model whether an optimizer diverges or ends far above AdamW."""
     finding = replace(
         finding,
-        rule=f"Supported if each seed diverged or ended more than {COLLAPSE} nats above AdamW with"
-        " that seed and learning rate, inconclusive if some did, not supported if none did.",
+        rule=f"Supported if every seed diverged or ended more than {COLLAPSE} nats above AdamW with"
+        " the same seed and learning rate, inconclusive if only some did or a seed cannot be"
+        " compared, not supported otherwise.",
     )
     shared = runs[(runs["argument"] == "") & is_shared(runs)]
     models = models_with(shared, {"optimizer": optimizer}, {"optimizer": "adamw"})
@@ -128,13 +145,16 @@ def collapses(runs: pd.DataFrame, finding: Finding, optimizer: str) -> Iterator[
 
 
 def counted(finding: Finding, above: pd.Series, threshold: float, absent: str) -> Finding:
-    """Complete a finding by how many seeds lie above a threshold: all, some, or none of them.
+    """Return a finding with the verdict that follows from how many seeds exceed a threshold.
+
+    It is supported if all seeds do, and inconclusive if some do or the value of one is missing.
 
     Args:
-        finding: what is asked, and where.
-        above: by seed; inf where a run diverged, NaN where it cannot be told.
-        threshold: in nats per token.
-        absent: the verdict where no seed does.
+        finding: the part, protocol and scale.
+        above: loss above a reference, in nats per token, indexed by seed; inf for a diverged run,
+            NaN if it is missing.
+        threshold: threshold in nats per token.
+        absent: verdict if no seed exceeds it.
     """
     known = above.dropna()
     count, n, unknown = int((known > threshold).sum()), len(known), len(above) - len(known)
@@ -151,7 +171,7 @@ def counted(finding: Finding, above: pd.Series, threshold: float, absent: str) -
 
 
 def models_with(runs: pd.DataFrame, a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    """Return the models that have runs of both cells."""
+    """Return the models that have runs matching `a` and runs matching `b`."""
     has_b = set(where(runs, **b)["model"])
     return [model for model in where(runs, **a)["model"].unique() if model in has_b]
 
@@ -164,7 +184,7 @@ def where(frame: pd.DataFrame, **equal: Any) -> pd.DataFrame:
 
 
 def scale(runs: pd.DataFrame, model: str) -> str:
-    """Say how large a model is and how long it was trained."""
+    """Return the size of a model and the length of its training, as text."""
     of_model = where(runs, model=model)
     size = of_model["parameters"].max()
     steps = f"{of_model['planned_steps'].iloc[0]:,} steps"

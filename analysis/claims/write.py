@@ -1,4 +1,4 @@
-"""The verdicts as files: one row a finding as CSV, and a verdict for each claim as Markdown."""
+"""Writing the verdicts: all findings as CSV, and a verdict on each claim as Markdown."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +14,7 @@ from experiments.files import atomic
 
 
 def write_claims(results: Results, folder: Path) -> None:
-    """Write `claims.csv`, one row a finding, and `claims.md`, a verdict for each claim."""
+    """Write `claims.csv`, one row for each finding, and `claims.md`, the verdict on each claim."""
     findings = find(results)
     with atomic(folder / "claims.csv") as path:
         claims_frame(findings).to_csv(path, index=False)
@@ -23,7 +23,7 @@ def write_claims(results: Results, folder: Path) -> None:
 
 
 def claims_frame(findings: list[Finding]) -> pd.DataFrame:
-    """Return one row a finding, with the claim's statement and what the paper reports."""
+    """Return one row for each finding, with the claim's statement and the paper's evidence."""
     claims = load_paper()["claims"]
     rows = [claims[finding.claim] | asdict(finding) for finding in findings]
     first = ["claim", "statement", "paper", "part", "protocol", "scale", "measured"]
@@ -32,7 +32,7 @@ def claims_frame(findings: list[Finding]) -> pd.DataFrame:
 
 
 def _markdown(findings: list[Finding], runs: pd.DataFrame) -> str:
-    """Return a table of verdicts, every finding under its claim, and what the runs came from."""
+    """Return the table of verdicts, the findings on each claim, and the provenance of the runs."""
     claims = by_claim(findings)
     lines = ["| claim | verdict |", "|---|---|"]
     lines += [f"| {claim.number}. {claim.statement} | **{claim.verdict}** |" for claim in claims]
@@ -42,17 +42,17 @@ def _markdown(findings: list[Finding], runs: pd.DataFrame) -> str:
             "",
             f"## {claim.number}. {claim.statement}: {claim.verdict}",
             "",
-            f"The paper: {claim.paper}.",
+            f"The paper reports: {claim.paper}.",
             "",
         ]
         lines += [f"- {_sentence(finding)}" for finding in claim.parts]
         lines += ["", *(f"> {rule}" for rule in claim.rules)]
-    lines += ["", "## Where this comes from", "", markdown(origins(runs))]
+    lines += ["", "## Provenance", "", markdown(origins(runs))]
     return "\n".join(lines)
 
 
 def _sentence(finding: Finding) -> str:
-    where = "; ".join(text for text in (finding.protocol, finding.scale) if text)
+    context = "; ".join(text for text in (finding.protocol, finding.scale) if text)
     return f"**{finding.verdict}**: {finding.part}: {finding.measured}" + (
-        f" ({where})." if where else "."
+        f" ({context})." if context else "."
     )

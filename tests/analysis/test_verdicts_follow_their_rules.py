@@ -261,7 +261,7 @@ def test_early_is_the_first_validation_after_a_fifth_of_the_steps(results, resul
         for optimizer, final in (("powerstep", 3.0), ("stacey", 3.1))
         for seed in range(3)
     ]
-    found = finding_of(results(rows), 8, "below Stacey after 20%")
+    found = finding_of(results(rows), 8, "below that of Stacey after 20%")
     assert found.value == pytest.approx(-0.1)
     assert found.verdict == SUPPORTED
 
