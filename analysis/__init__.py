@@ -1,1 +1,1 @@
-"""What is made of the runs: frames, tables, figures and a report, from files alone."""
+"""Analysis of the runs, from their files alone: tables, figures, verdicts and a report."""

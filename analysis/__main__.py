@@ -1,4 +1,4 @@
-"""The commands that the Snakefile's rules run: `python -m analysis figure | table | claims | …`."""
+"""The commands of the Snakefile's rules: `python -m analysis figure | table | claims | …`."""
 
 import argparse
 import sys
@@ -16,15 +16,15 @@ from experiments.settings import ConfigError
 def main(arguments: list[str] | None = None) -> None:
     """Run one command on a plan, `results/<profile>/plans/<digest>.csv`.
 
-    A damaged file is told in one sentence, with exit code 2.
+    If a file is missing or damaged, it prints one sentence that names the file, and exits with 2.
     """
     parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
     commands = parser.add_subparsers(required=True)
     for name, (run, purpose) in _COMMANDS.items():
         command = commands.add_parser(name, help=purpose)
         if run in (run_figure, run_table):
-            command.add_argument("name", help="of the figure or table")
-        command.add_argument("plan", type=Path, help="CSV in <profile>/plans/; results go beside")
+            command.add_argument("name", help="name of the figure or table")
+        command.add_argument("plan", type=Path, help="CSV file <profile>/plans/<digest>.csv")
         command.set_defaults(run=run)
     options = parser.parse_args(arguments)
     options.folder = options.plan.parents[1]
@@ -48,20 +48,20 @@ def run_table(options: argparse.Namespace, plan: list[Row]) -> None:
 
 
 def run_claims(options: argparse.Namespace, plan: list[Row]) -> None:
-    """Collect all runs, and hold them against the claims."""
+    """Write all runs as one table, and the verdicts on the claims."""
     results = _results(plan, options)
     write_collected(results, options.folder)
     write_claims(results, options.folder)
 
 
 def run_report(options: argparse.Namespace, plan: list[Row]) -> None:
-    """Write the report from what the other commands left in the folder."""
+    """Write the report. The figures must have been drawn already."""
     settings = options.plan.with_suffix(".yaml")
     write_report(plan, _results(plan, options), options.folder, settings)
 
 
 def run_all(options: argparse.Namespace, plan: list[Row]) -> None:
-    """Run all commands, on the runs that are done."""
+    """Run every command on the runs that have ended so far."""
     results = _results(plan, options)
     for figure in figures(plan).values():
         write_figure(figure, results, options.folder / "figures")
@@ -80,8 +80,8 @@ _COMMANDS = {
     "figure": (run_figure, "draw one figure"),
     "table": (run_table, "write one table"),
     "claims": (run_claims, "write claims.csv and claims.md, runs.csv and metrics.parquet"),
-    "report": (run_report, "write report.html and summary.txt from all the others"),
-    "all": (run_all, "write everything from the runs that are done"),
+    "report": (run_report, "write report.html and summary.txt; needs the figures"),
+    "all": (run_all, "write everything from the runs that have ended so far"),
 }
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A plan, and what its runs left behind, as data frames."""
+"""A plan and the results of its runs as data frames."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from experiments.files import FileError, atomic
 from experiments.runs.folder import RunFolder
 from experiments.runs.metrics import COLUMNS
 
-# Columns that hold names: text, whatever it looks like.
+# Columns read as text, even where a name looks like a number or a missing value.
 _NAMES = [
     "experiment",
     "model",
@@ -60,21 +60,22 @@ _SUMMARY = [
     "optimizer_seconds",
     "reason",
 ]
-ENDED = ("completed", "diverged")  # the status of a run that has a result
-_KEYS = ["experiment", "argument", "value", "run"]  # tell the rows of a plan apart
+ENDED = ("completed", "diverged")  # statuses of a run that has a result
+_KEYS = ["experiment", "argument", "value", "run"]  # unique for each row of a plan
 
 
 @dataclass(frozen=True)
 class Results:
-    """The runs of a plan, or of a part of it.
+    """The results of a plan's runs, or of some of them.
 
     Args:
-        folder: `results/`, which holds `runs/` and the studies.
-        runs: one row a planned run: its columns in the plan (PlannedRun.row), and
-            those of its summary.json. `status` is completed, diverged, failed, timeout, or missing
-            where a run has not ended; the summary's columns are NaN there.
-        metrics: one row a logged step of each run that completed or diverged: `run`, step,
-            train_loss, val_loss, … (experiments.runs.metrics).
+        folder: `results/`, which holds `runs/` and the CSV files of the studies.
+        runs: one row for each planned run, with the columns of the plan
+            (experiments.plan.spec.PlannedRun.row) and of its summary.json. `status` is completed,
+            diverged, failed or timeout. It is `missing` for a run that has not ended; the columns
+            of the summary are NaN then.
+        metrics: one row for each logged step of each run that completed or diverged, with the
+            columns `run` and those of experiments.runs.metrics (step, train_loss, val_loss, …).
     """
 
     folder: Path
@@ -82,23 +83,23 @@ class Results:
     metrics: pd.DataFrame
 
     def of(self, artefact: Artefact) -> "Results":
-        """Return what a figure or a table shows, in its order."""
+        """Return the results of the runs that a figure or a table shows, in its order."""
         keys = pd.DataFrame(artefact.rows, columns=_KEYS)
         runs = keys.merge(self.runs, on=_KEYS, how="left", validate="one_to_one")
         return Results(self.folder, runs, self.metrics[self.metrics["run"].isin(runs["run"])])
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read a CSV that a rule wrote.
+    """Read a CSV file that a rule of the Snakefile wrote.
 
-    A name such as 007, 1e3 or NA stays what it is; in other columns an empty cell is NaN.
+    Names are read as text, also 007, 1e3 or NA. In the other columns an empty cell is NaN.
 
     Raises:
-        FileError: it is missing or damaged.
+        FileError: the file is missing or damaged.
     """
     content = path.read_bytes() if path.exists() else b""
     try:
-        if content.endswith(b"\n") and b"\0" not in content:  # nothing is cut off at its end
+        if content.endswith(b"\n") and b"\0" not in content:  # the end is not cut off
             columns = pd.read_csv(BytesIO(content), nrows=0).columns
             return pd.read_csv(
                 BytesIO(content),
@@ -106,10 +107,10 @@ def read_table(path: Path) -> pd.DataFrame:
                 keep_default_na=False,
                 na_values={name: [""] for name in columns if name not in _NAMES},
             )
-    except ValueError:  # pandas' own errors and that of UTF-8 are such
+    except ValueError:  # base class of pandas' parser errors and of UnicodeDecodeError
         pass
-    what = "is damaged: delete it, and" if path.exists() else "is missing:"
-    raise FileError(f"{path} {what} the same command makes it again")
+    problem = "is damaged: delete it, and" if path.exists() else "is missing:"
+    raise FileError(f"{path} {problem} the same command makes it again")
 
 
 def read_plan(path: Path) -> list[Row]:
@@ -118,14 +119,14 @@ def read_plan(path: Path) -> list[Row]:
 
 
 def read_results(rows: Iterable[Row], folder: Path) -> Results:
-    """Read what planned runs left behind.
+    """Read the results of planned runs.
 
     Args:
-        rows: of the plan.
+        rows: rows of the plan.
         folder: `results/`.
 
     Raises:
-        FileError: metrics are damaged.
+        FileError: the metrics of a run are damaged.
     """
     plan = _with_columns(pd.DataFrame(rows), _PLAN)
     found = [_summary(folder, name) for name in plan["run"].unique()]
@@ -140,7 +141,7 @@ def read_results(rows: Iterable[Row], folder: Path) -> Results:
 
 
 def write_collected(results: Results, folder: Path) -> None:
-    """Write `runs.csv` and `metrics.parquet` of a profile: everything measured, in two files."""
+    """Write all runs of a profile to `runs.csv`, and all their metrics to `metrics.parquet`."""
     with atomic(folder / "runs.csv") as path:
         results.runs.to_csv(path, index=False)
     with atomic(folder / "metrics.parquet") as path:
@@ -148,9 +149,9 @@ def write_collected(results: Results, folder: Path) -> None:
 
 
 def origins(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return what runs came from, one row a fact: code, versions, machine and corpus.
+    """Return the code, package versions, machine and corpus of runs, one row each.
 
-    Several values where they differ.
+    Where the runs differ, a row lists all values.
     """
     columns = [name for name in runs if name.startswith(("provenance.", "corpus."))]
     values = {
@@ -164,9 +165,9 @@ def origins(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _summary(folder: Path, name: str) -> dict[str, Any]:
-    """Return a run's summary but for its log, inner keys joined by dots.
+    """Return the summary of a run without its log, nested keys joined by dots.
 
-    It is empty where the run has none, or has a result that is not whole.
+    It is empty if there is no summary, or if the run has ended and a file of its result is damaged.
     """
     run = RunFolder(folder / "runs" / name)
     summary = run.summary
@@ -177,11 +178,11 @@ def _summary(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _metrics(folder: Path, name: str) -> pd.DataFrame:
-    """Return the metrics of a run that has ended."""
+    """Read the metrics of a run that has ended."""
     path = folder / "runs" / name / "metrics.parquet"
     try:
         return pd.read_parquet(path).assign(run=name)
-    except (OSError, ValueError) as error:  # pyarrow's own errors are such
+    except (OSError, ValueError) as error:  # base classes of pyarrow's errors
         raise FileError(
             f"{path} is damaged: delete it, and training/metrics.parquet beside it if that is"
             " damaged as well; the same command makes them again"
@@ -189,7 +190,7 @@ def _metrics(folder: Path, name: str) -> pd.DataFrame:
 
 
 def _with_columns(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """Return a frame that has `columns` whatever there was to fill them."""
-    if frame.empty:  # its columns would be numbers, which merge with no names
+    """Return a frame in which each of `columns` exists, NaN where there is no value."""
+    if frame.empty:  # dtype object, because columns of numbers do not merge with names
         return pd.DataFrame(columns=columns, dtype=object)
     return frame.reindex(columns=[*columns, *(name for name in frame if name not in columns)])

@@ -1,4 +1,4 @@
-"""Final losses under both protocols: at the shared learning rate, and at each optimizer's best."""
+"""Final losses at the shared learning rate, and at the best learning rate of each optimizer."""
 
 import math
 
@@ -11,17 +11,17 @@ _CELL = ["model", "optimizer", "label", "argument", "value", "lr"]
 
 
 def is_shared(runs: pd.DataFrame) -> pd.Series:
-    """Tell which runs have the learning rate that all optimizers of their model share."""
+    """Return whether each run has the learning rate that all optimizers of its model share."""
     return runs["lr"] == runs["shared_lr"]
 
 
 def is_sweep(runs: pd.DataFrame) -> pd.Series:
-    """Tell which runs are of the experiment that sweeps the learning rate."""
+    """Return whether each run belongs to the experiment that sweeps the learning rate."""
     return runs["experiment"] == "learning_rate"
 
 
 def protocols(runs: pd.DataFrame) -> list[str]:
-    """Name the protocol of each run: "shared lr", or such as "lr 0.003" at any other rate."""
+    """Return the protocol of each run: "shared lr", or for example "lr 0.003" at another rate."""
     return [
         "shared lr" if shared else f"lr {number(lr)}"
         for lr, shared in zip(runs["lr"], is_shared(runs), strict=True)
@@ -29,17 +29,18 @@ def protocols(runs: pd.DataFrame) -> list[str]:
 
 
 def final_losses(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the final validation loss of each cell of a table over its seeds.
+    """Return the mean final validation loss over the seeds of each cell of a table.
 
-    A mean is given only where every planned seed completed: one that left the diverged seeds out
-    would flatter the optimizer.
+    There is a mean only if every planned seed completed. A mean without the diverged seeds would
+    flatter the optimizer.
 
     Args:
-        runs: with the columns of `analysis.frames.Results.runs`.
+        runs: planned runs, with the columns of `analysis.frames.Results.runs`.
 
     Returns:
-        One row for each model, optimizer, label, argument, value and lr, with shared_lr, mean and
-        ci95 (half width; both in nats per token), n (seeds planned), diverged and missing (seeds).
+        One row for each model, optimizer, label, argument, value and lr. The other columns are
+        shared_lr, mean and ci95 (half-width of the 95 % interval) in nats per token, n (number of
+        planned seeds), diverged and missing (numbers of seeds).
     """
     unique = runs.drop_duplicates([*_CELL, "seed"])
     rows = []
@@ -64,16 +65,17 @@ def final_losses(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_lr(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return each optimizer's best learning rate of the experiment `learning_rate`.
+    """Return the best learning rate of each optimizer in the experiment `learning_rate`.
 
-    The best has the lowest mean final validation loss of those at which every seed completed. It is
-    chosen on the losses that are then reported, which flatters all optimizers a little, and
-    equally: each has as many values to choose from. So one whose sweep has missing runs has none.
+    The best learning rate has the lowest mean final validation loss. Rates at which a seed diverged
+    are left out. The choice uses the same losses that are then reported, which makes them slightly
+    too low. This favours no optimizer, because each chooses from equally many rates. An optimizer
+    with missing runs in its sweep therefore gets no best rate.
 
     Returns:
-        The rows of `final_losses` that were chosen, with `tried` (number of values) and `edge`
-        (whether the best is the lowest or the highest of them, so that a better one may lie
-        beyond). Optimizers that diverged at every value have no row.
+        The chosen rows of `final_losses`, with the columns `tried` (number of rates in the sweep)
+        and `edge` (whether the best is the lowest or highest of several rates, so that a rate
+        outside the sweep may be better). An optimizer without a best rate has no row.
     """
     sweep = final_losses(runs[is_sweep(runs)])
     chosen = []
@@ -85,28 +87,30 @@ def best_lr(runs: pd.DataFrame) -> pd.DataFrame:
         edge = len(tried) > 1 and best["lr"] in (tried.min(), tried.max())
         chosen.append(best.to_dict() | {"tried": len(tried), "edge": edge})
     best = pd.DataFrame(chosen, columns=[*sweep.columns, "tried", "edge"])
-    return best.astype(dict(sweep.dtypes))  # also where no row was chosen
+    return best.astype(
+        dict(sweep.dtypes)
+    )  # columns of a frame without rows would be of dtype object
 
 
 def by_seed(cell: pd.DataFrame, column: str = "final_val_loss") -> pd.Series:
-    """Return a column of one cell's runs by seed: inf where one diverged, NaN where it is missing.
+    """Return the losses of one cell by seed: inf for a diverged run, NaN for a missing one.
 
     Args:
-        cell: runs that differ by their seeds alone; one that stands twice counts once.
-        column: of losses.
+        cell: runs that differ in their seeds alone. Of several runs with one seed the first counts.
+        column: name of the column with the losses.
     """
     cell = cell.drop_duplicates("seed").set_index("seed").sort_index()
     return cell[column].where(cell["status"] != "diverged", math.inf).astype(float)
 
 
 def show(row: pd.Series) -> str:
-    """Return a row of `final_losses` as a cell for readers: the mean, or what is in its way."""
-    gaps = [f"{row[what]} {what}" for what in ("diverged", "missing") if row[what]]
+    """Return a row of `final_losses` as text: the mean, or why there is none."""
+    gaps = [f"{row[status]} {status}" for status in ("diverged", "missing") if row[status]]
     if gaps:
         return f"{', '.join(gaps)} of {row['n']}"
     return f"{Estimate(row['mean'], row['ci95'], row['n'])} (n={row['n']})"
 
 
 def show_lr(row: pd.Series) -> str:
-    """Return a row of `best_lr` as its learning rate, flagged where it is the edge of the sweep."""
+    """Return the learning rate of a row of `best_lr` as text, marked if at the sweep's edge."""
     return number(row["lr"]) + (", edge" if row["edge"] else "")

@@ -1,4 +1,4 @@
-"""How numbers and names are written for readers: digits, Markdown and LaTeX."""
+"""Numbers and tables as text: digits, Markdown and LaTeX."""
 
 import re
 
@@ -6,7 +6,7 @@ import pandas as pd
 
 MISSING = "–"
 
-# Characters that mean something in GitHub's Markdown; an underscore does at the edge of a word.
+# Characters with a meaning in GitHub's Markdown. An underscore has one at the edge of a word only.
 _MARKUP = re.compile(r"([\\|*<$`~]|&(?=#|\w+;)|(?<!\w)_|_(?!\w))")
 _COMMANDS = {
     "±": r"$\pm$",
@@ -21,23 +21,23 @@ _COMMANDS = {
 
 
 def number(value: float) -> str:
-    """Return a number in as few digits as tell it from any other."""
+    """Return a number in the fewest digits that identify it."""
     short = f"{value:g}"
     return short if float(short) == value else repr(float(value)).removesuffix(".0")
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """Return a table in Markdown, its index first."""
+    """Return a table in Markdown, with its index as the first column."""
     plain = table.map(_without_markup).rename(index=_without_markup, columns=_without_markup)
     return plain.to_markdown(disable_numparse=True) + "\n"
 
 
 def latex(table: pd.DataFrame) -> str:
-    """Return a table as a booktabs tabular, its index first."""
+    """Return a table as a booktabs tabular, with its index as the first column."""
     text = table.reset_index().to_latex(index=False, escape=True)
     for character, command in _COMMANDS.items():
         text = text.replace(character, command)
-    return re.sub(r"\n(?=[\[*])", r"\n{}", text)  # behind \\ these would be arguments of it
+    return re.sub(r"\n(?=[\[*])", r"\n{}", text)  # after \\ LaTeX would read [ or * as its argument
 
 
 def _without_markup(cell: object) -> object:

@@ -1,1 +1,1 @@
-"""The figures: PDF, PNG and the numbers that they show."""
+"""The figures, each as PDF, PNG and the numbers it shows."""

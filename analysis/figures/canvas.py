@@ -1,4 +1,4 @@
-"""What all figures share: their size, how they are written, labels at lines, and marked gaps."""
+"""Code that all figures share: size, output, labels of lines, missing runs, range of losses."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,22 +15,28 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# For plt.style.context. The defaults come first, to undo the user's matplotlibrc.
+# Argument of plt.style.context. The defaults come first to undo the user's matplotlibrc.
 STYLE = ("default", Path(__file__).parent / "style.mplstyle")
 COLUMN_WIDTH, PAGE_WIDTH = 3.3, 6.8  # inches
 
-Label = tuple[float, str, object]  # height in data, text, colour
+Label = tuple[float, str, object]  # y in data coordinates, text, colour
 
 
 def new(columns: int = 1, rows: int = 1, height: float = 2.4) -> tuple[Figure, Sequence[Axes]]:
-    """Return a figure, of a column's width or of a page's, and its axes in reading order."""
+    """Return a figure and its axes in reading order; with one column it has a column's width."""
     width = COLUMN_WIDTH if columns == 1 else PAGE_WIDTH
     figure, axes = plt.subplots(rows, columns, figsize=(width, height * rows), squeeze=False)
     return figure, axes.ravel()
 
 
 def write(figure: Figure, data: pd.DataFrame, target: Path) -> None:
-    """Write a figure as PDF for papers, PNG for screens, and what it shows as CSV."""
+    """Write a figure as PDF and PNG, and its data as CSV; then close it.
+
+    Args:
+        figure: the figure.
+        data: the numbers that it shows.
+        target: path of the three files, without a suffix.
+    """
     for suffix, metadata in {".pdf": {"CreationDate": None}, ".png": None}.items():
         with atomic(target.with_suffix(suffix)) as path:
             figure.savefig(path, metadata=metadata)
@@ -40,16 +46,22 @@ def write(figure: Figure, data: pd.DataFrame, target: Path) -> None:
 
 
 def label_ends(axis: Axes, x: float, labels: Sequence[Label], side: str = "right") -> None:
-    """Write labels beside x, each as near to its height as the others leave it room.
+    """Write labels beside `x`, each as close to its height as the other labels allow.
 
-    A thin line leads from the height to its label.
+    A thin line connects each height with its label.
+
+    Args:
+        axis: axes with their final range of y.
+        x: position of the labels' column, in data coordinates.
+        labels: labels in any order.
+        side: side of `x` on which the labels are, "right" or "left".
     """
     if not labels:
         return
     low, high = axis.get_ylim()
     to_display = axis.transData.transform
     height_pt = (to_display((x, high))[1] - to_display((x, low))[1]) * 72 / axis.figure.dpi
-    gap = 1.15 * mpl.rcParams["legend.fontsize"] / height_pt  # of the axis' height
+    gap = 1.15 * mpl.rcParams["legend.fontsize"] / height_pt  # as a fraction of the axes' height
     ordered = sorted(labels, key=lambda label: label[0])
     wanted = [min(max((y - low) / (high - low), 0.0), 1.0) for y, _, _ in ordered]
     for (_, text, color), start, end in zip(ordered, wanted, spread(wanted, gap), strict=True):
@@ -64,20 +76,24 @@ def label_ends(axis: Axes, x: float, labels: Sequence[Label], side: str = "right
             horizontalalignment="left" if side == "right" else "right",
             verticalalignment="center",
             annotation_clip=False,
-            parse_math=False,  # a label may have dollars
+            parse_math=False,  # a label may contain dollar signs
             arrowprops={
                 "arrowstyle": "-",
                 "color": color,
                 "linewidth": 0.4,
-                "relpos": (0 if side == "right" else 1, 0.5),  # the line ends at the label's edge
+                "relpos": (
+                    0 if side == "right" else 1,
+                    0.5,
+                ),  # the line ends at the edge of the label
             },
         )
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Move sorted heights apart until neighbours differ by `gap`, each group around its mean.
+    """Move sorted heights apart until neighbours differ by at least `gap`.
 
-    Heights lie from 0 to 1 and stay there, as far as there is room for all of them.
+    Heights that are too close form a group, which is spread around its mean. Heights stay between 0
+    and 1 if there is room for all of them.
     """
     groups: list[list[float]] = []
     for height in heights:
@@ -100,7 +116,7 @@ def _top(group: list[float], gap: float) -> float:
 
 
 def name_missing_runs(axis: Axes, runs: pd.DataFrame) -> None:
-    """Say inside a figure which of its runs are missing."""
+    """Write the missing runs of a figure into its lower left corner."""
     missing = runs[~runs["status"].isin(ENDED)].drop_duplicates("run")
     if missing.empty:
         return
@@ -119,11 +135,13 @@ def name_missing_runs(axis: Axes, runs: pd.DataFrame) -> None:
 
 
 def zoom(axis: Axes, curves: Sequence[tuple[Sequence[float], Sequence[float]]]) -> None:
-    """Leave out the heights of the first fifth of the steps, which would flatten the rest.
+    """Set the range of y to the values after the first fifth of x.
+
+    The high losses at the start would flatten the rest of the curves.
 
     Args:
-        axis: to set the range of.
-        curves: x and y of each line that decides on the range, finite.
+        axis: axes whose range is set.
+        curves: x and y of each line that determines the range; all values finite.
     """
     begin = max((x[-1] for x, _ in curves), default=0) / 5
     late = [height for x, y in curves for at, height in zip(x, y, strict=True) if at >= begin]

@@ -14,16 +14,16 @@ from analysis.frames import Results
 from analysis.text import number
 from experiments.intervals import t_interval
 
-SMOOTHING = 20  # rows over which the loss of single batches is averaged
+SMOOTHING = 20  # window of the rolling mean of the training loss, in logged steps
 _SYMBOLS = {"beta": "β", "gamma": "γ"}
 
 
 def loss_curves(results: Results) -> tuple[Figure, pd.DataFrame]:
     """Draw training and validation loss over steps.
 
-    A line is the mean over seeds with its 95 % interval where every planned seed completed.
-    Otherwise each seed that is there has a thin line of its own, since a mean over the rest would
-    flatter: one that diverged is drawn up to the divergence, and a cross marks it.
+    If every planned seed completed, a line is the mean over seeds with its 95 % interval. Otherwise
+    each existing seed has its own thin line, since a mean over the remaining seeds would flatter. A
+    diverged seed is drawn up to the divergence, which a cross marks.
     """
     drawn = [
         _loss_of_steps(line, results.metrics, panel, window)
@@ -43,10 +43,10 @@ def loss_curves(results: Results) -> tuple[Figure, pd.DataFrame]:
 
 
 def loss_over_cost(results: Results) -> tuple[Figure, pd.DataFrame]:
-    """Draw the validation loss over tokens, and over the time of the steps before it.
+    """Draw the validation loss over tokens and over training time.
 
-    The time of a run's step is its median; validation and start are left out. Lines are drawn as
-    by `loss_curves`.
+    Training time is the number of steps times the run's median time of a step, so it excludes
+    validation and start-up. Lines are drawn as in `loss_curves`.
     """
     data = _joined(
         _loss_of_steps(line, results.metrics, "validation", 1) for line in _lines(results.runs)
@@ -69,13 +69,13 @@ _COLUMNS = ["panel", "line", "seed", "step", "tokens", "minutes", "loss", "low",
 
 
 def _lines(runs: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    """Yield the runs of each line, one a seed, with the line's name."""
+    """Yield the runs of each line, one for each seed, with the column `line` for its name."""
     for _, line in runs.assign(line=_names(runs)).groupby("line", sort=False):
         yield line.drop_duplicates("seed")
 
 
 def _names(runs: pd.DataFrame) -> list[str]:
-    """Name each run's line by what differs within the figure."""
+    """Return the name of each run's line: the settings in which the lines differ."""
     several = {column: runs[column].nunique() > 1 for column in ("label", "lr")}
     names = []
     for row in runs.itertuples():
@@ -89,13 +89,13 @@ def _names(runs: pd.DataFrame) -> list[str]:
 
 
 def _styles(runs: pd.DataFrame) -> dict[str, Style]:
-    """Return the style of each line: its optimizer's, or one of a sequence if that is the same."""
+    """Return the style of each line: its optimizer's, or ordered styles if all have the same."""
     lines = runs.assign(line=_names(runs)).drop_duplicates("line")
     if lines["optimizer"].nunique() == 1 and len(lines) > 1:
         return dict(zip(lines["line"], ordered_styles(len(lines)), strict=True))
     rates = sorted(lines["lr"].unique())
     styles = {row.line: style_of(row.optimizer) for row in lines.itertuples()}
-    if len(rates) > 1:  # of several optimizers: the colour tells the optimizer, the style the rate
+    if len(rates) > 1:  # colours distinguish optimizers, dashes the learning rates
         for row in lines.itertuples():
             styles[row.line] = styles[row.line] | {"linestyle": dash_pattern(rates.index(row.lr))}
     return styles
@@ -104,7 +104,7 @@ def _styles(runs: pd.DataFrame) -> dict[str, Style]:
 def _loss_of_steps(
     line: pd.DataFrame, metrics: pd.DataFrame, panel: str, window: int
 ) -> pd.DataFrame:
-    """Return what one line shows: the mean over seeds, or each seed where one did not complete."""
+    """Return the data of one line: the mean over seeds, or each seed if one did not complete."""
     column = "train_loss" if panel == "train" else "val_loss"
     rows = metrics[metrics["run"].isin(line["run"]) & np.isfinite(metrics[column].astype(float))]
     rows = rows.merge(line[["run", "seed", "line"]], on="run")
@@ -112,11 +112,11 @@ def _loss_of_steps(
     rows = rows.assign(minutes=rows["step"] * seconds / 60)
     losses = rows.pivot_table(index="step", columns="seed", values=column, observed=True)
     losses = losses.astype(float)
-    # A mean of the rows before it would go on behind the end of a seed.
+    # Without `where`, the rolling mean would continue after the last step of a seed.
     losses = losses.rolling(window, min_periods=1).mean().where(losses.notna())
     cost = rows.groupby("step")[["tokens", "minutes"]].mean()
     if (line["status"] == "completed").all():
-        losses = losses.dropna()  # a mean over the rest would flatter
+        losses = losses.dropna()  # a mean over the remaining seeds would flatter
         mean, half = t_interval(losses)
         shown = pd.DataFrame(
             {"loss": mean, "low": mean - half, "high": mean + half}, index=losses.index
@@ -134,11 +134,11 @@ def _joined(frames: Iterator[pd.DataFrame] | list[pd.DataFrame]) -> pd.DataFrame
 
 
 def _draw(axis: Axes, data: pd.DataFrame, runs: pd.DataFrame, x: str) -> None:
-    """Draw every line and seed of `data`, in a range of losses that shows those that converge."""
+    """Draw every line and seed of `data`; the range of y suits the runs that did not diverge."""
     styles = _styles(runs)
     status = runs.assign(line=_names(runs)).set_index(["line", "seed"])["status"].to_dict()
-    curves = {True: [], False: []}  # by whether they diverged
-    opacity = min(0.15, 0.6 / len(styles))  # many bands on top of each other stay light
+    curves = {True: [], False: []}  # keys: whether the run diverged
+    opacity = min(0.15, 0.6 / len(styles))  # so that many overlapping bands stay light
     for (line, seed), rows in data.groupby(["line", "seed"], sort=False):
         style = {key: styles[line][key] for key in ("color", "linestyle")}
         width = 1.2 if seed == "" else 0.6
@@ -158,12 +158,12 @@ def _draw(axis: Axes, data: pd.DataFrame, runs: pd.DataFrame, x: str) -> None:
     for (line, seed), rows in data.groupby(["line", "seed"], sort=False):
         if status.get((line, seed)) == "diverged":
             end = rows.iloc[-1]
-            height = min(max(end["loss"], low), high)  # on the edge where it left the range
+            height = min(max(end["loss"], low), high)  # at the edge of the range if outside
             axis.plot(end[x], height, "x", color=styles[line]["color"], clip_on=False, markersize=4)
 
 
 def _label(axis: Axes, data: pd.DataFrame, runs: pd.DataFrame, x: str) -> None:
-    """Name each line at the right edge."""
+    """Write the name of each line beside its last value."""
     styles = _styles(runs)
     ends = data.groupby(["line", "seed"], sort=False).last().groupby("line", sort=False)["loss"]
     labels = [(end, line, styles[line]["color"]) for line, end in ends.mean().items()]
@@ -172,6 +172,6 @@ def _label(axis: Axes, data: pd.DataFrame, runs: pd.DataFrame, x: str) -> None:
 
 
 def _subject(runs: pd.DataFrame) -> str:
-    """Return the model, and the optimizer if there is but one."""
+    """Return the title of a figure: the model, and the optimizer if there is only one."""
     labels = runs["label"].unique()
     return ", ".join([*runs["model"].unique(), *(labels if len(labels) == 1 else [])])

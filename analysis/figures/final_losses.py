@@ -11,10 +11,10 @@ from analysis.losses import best_lr, final_losses, is_shared
 
 
 def loss_over_lr(results: Results) -> tuple[Figure, pd.DataFrame]:
-    """Draw the final validation loss of every optimizer over its highest learning rate.
+    """Draw the final validation loss of every optimizer over the peak learning rate.
 
-    A line is broken where a rate has a missing seed; a cross at the top stands for a rate at which
-    one diverged. A ring marks the best rate.
+    A line is broken at a rate at which a seed is missing or diverged. A cross at the top marks a
+    rate at which one diverged. A ring marks the best rate.
     """
     data = final_losses(results.runs)
     best = best_lr(results.runs).set_index("optimizer")["lr"].to_dict()
@@ -44,7 +44,7 @@ def loss_over_lr(results: Results) -> tuple[Figure, pd.DataFrame]:
     axis.set(
         xscale="log",
         xlim=(data["lr"].min() / 1.3, data["lr"].max() * 1.3),
-        xlabel="highest learning rate",
+        xlabel="peak learning rate",
         ylabel="final validation loss (nats per token)",
         title=", ".join(results.runs["model"].unique()),
     )
@@ -58,9 +58,10 @@ def loss_over_lr(results: Results) -> tuple[Figure, pd.DataFrame]:
 
 
 def loss_over_state(results: Results) -> tuple[Figure, pd.DataFrame]:
-    """Draw final validation loss over the bytes of optimizer state, which the paper trades.
+    """Draw the final validation loss over optimizer state in bytes per parameter.
 
-    Filled marks have the shared learning rate, open ones each optimizer's own best.
+    This is the trade-off that the paper is about. Filled markers have the shared learning rate,
+    open markers each optimizer's own best.
     """
     runs = results.runs[results.runs["argument"] == ""]
     size = (runs["state_bytes"] / runs["parameters"]).groupby(runs["optimizer"]).mean()
@@ -88,7 +89,7 @@ def loss_over_state(results: Results) -> tuple[Figure, pd.DataFrame]:
         if sizes.all():
             axis.set_xscale("log", base=2)
             axis.set_xlim(least / 2.5, sizes.max() * 1.3)
-        else:  # an optimizer without state; below the others' least the scale is linear
+        else:  # some optimizer has no state, so the scale is linear below the smallest other
             axis.set_xscale("symlog", base=2, linthresh=least)
             axis.set_xlim(-least, max(sizes.max(), least) * 1.3)
         means = data["mean"].dropna()
@@ -103,8 +104,8 @@ def loss_over_state(results: Results) -> tuple[Figure, pd.DataFrame]:
     )
     placed = data.dropna(subset=["mean", "state_bytes_per_parameter"])
     placed = placed.drop_duplicates("optimizer")
-    # Labels of sizes that are nearly the same stand in one column, or they would overlap. The last
-    # column has its labels outside; there is more room before a column than behind it.
+    # Labels of nearly equal sizes share a column, since they would overlap otherwise. They are left
+    # of their markers, where there is more room; only those of the last column are on the right.
     column = np.log2(placed["state_bytes_per_parameter"].clip(lower=least / 4)).round()
     for size, cells in placed.groupby(column):
         labels = [

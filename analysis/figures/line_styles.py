@@ -1,4 +1,4 @@
-"""One style for each optimizer in every figure, and styles for the values of one of them."""
+"""Colours, dashes and markers: one style for each optimizer, and styles for ordered values."""
 
 import seaborn as sns
 
@@ -8,8 +8,8 @@ _SOLID, _LONG, _DASHED, _DOTTED = "-", (0, (8, 1.5)), (0, (4, 1.5)), (0, (1, 1))
 _DASH_DOT, _DASH_DOT_DOT, _SHORT = (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (2, 1))
 _CYCLE = (_SOLID, _DASHED, _DASH_DOT, _DOTTED, _DASH_DOT_DOT, _SHORT)
 
-# Colours that differ to the colour-blind (Okabe and Ito, and Tol's muted ones), and line styles and
-# markers that differ in grey.
+# Colours from the palettes of Okabe and Ito and of Tol ("muted"), which colour-blind readers can
+# distinguish. Dashes and markers differ as well, for prints in grey.
 _STYLES = {
     "adamw": ("#000000", _LONG, "o"),
     "adamw-int8": ("#000000", _DOTTED, "X"),
@@ -37,7 +37,7 @@ _OTHER_COLORS = sns.color_palette("husl", 8).as_hex()
 def style_of(optimizer: str) -> Style:
     """Return the colour, line style and marker of an optimizer.
 
-    One that is not of this project gets a style that depends on its name alone.
+    The style of an optimizer that is not in the list depends on its name alone.
     """
     other = (_OTHER_COLORS[sum(optimizer.encode()) % len(_OTHER_COLORS)], _SOLID, ".")
     color, linestyle, marker = _STYLES.get(optimizer, other)
@@ -45,7 +45,7 @@ def style_of(optimizer: str) -> Style:
 
 
 def ordered_styles(number: int) -> list[Style]:
-    """Return styles of ordered values, light to dark, whose line styles differ in grey."""
+    """Return styles for ordered values: colours from light to dark, with different dashes."""
     colors = sns.color_palette("flare", number).as_hex()
     return [
         {"color": color, "linestyle": _CYCLE[i % len(_CYCLE)], "marker": "."}
@@ -54,5 +54,5 @@ def ordered_styles(number: int) -> list[Style]:
 
 
 def dash_pattern(number: int) -> object:
-    """Return one of the line styles, for what is told apart by them alone."""
+    """Return the dashes of the line with this index, for lines of the same colour."""
     return _CYCLE[number % len(_CYCLE)]

@@ -1,4 +1,4 @@
-"""Figures that need no trained run: the transform, full-size memory and convergence."""
+"""Figures that need no trained run: the transform, optimizer state and convergence."""
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,7 @@ from analysis.figures import canvas
 from analysis.figures.line_styles import ordered_styles, style_of
 from analysis.frames import Results, read_table
 
-_BETAS = (0.0, 0.1, 0.2, 0.5, 1.0)  # of figure 1
+_BETAS = (0.0, 0.1, 0.2, 0.5, 1.0)  # values of β in figure 1
 _MEMORY_MODEL = "gpt2-small"
 
 
@@ -18,7 +18,7 @@ def transform(_: Results) -> tuple[Figure, pd.DataFrame]:
     figure, (axis,) = canvas.new()
     frames, ends = [], []
     for beta, style in zip(_BETAS, ordered_styles(len(_BETAS)), strict=True):
-        # 0 to the power 0 is 1 in NumPy; the sign makes it 0.
+        # NumPy's 0**0 is 1; the factor sign(0) makes it 0.
         y = np.sign(x) * np.abs(x) ** beta
         axis.plot(x, y, color=style["color"], linestyle=style["linestyle"])
         frames.append(pd.DataFrame({"beta": beta, "x": x, "y": y}))
@@ -29,16 +29,16 @@ def transform(_: Results) -> tuple[Figure, pd.DataFrame]:
 
 
 def state_memory(results: Results) -> tuple[Figure, pd.DataFrame]:
-    """Draw the optimizer-state bytes per parameter of each optimizer, at full size.
+    """Draw the bytes of optimizer state per parameter, for a model at full size.
 
-    One that could not be counted has no bar, and is marked.
+    An optimizer whose state could not be counted has no bar, but the text "not counted".
     """
     memory = read_table(results.folder / "memory.csv")
     data = memory[memory["model"] == _MEMORY_MODEL].copy()
     data["bytes_per_parameter"] = data["state_bytes"] / data["parameters"]
     data = data.sort_values("bytes_per_parameter", kind="stable")
     figure, (axis,) = canvas.new(height=0.5 + 0.15 * len(data))
-    places = np.arange(len(data))  # two optimizers may have one label
+    places = np.arange(len(data))  # positions, since two optimizers may share a label
     bars = axis.barh(
         places,
         data["bytes_per_parameter"].fillna(0),
@@ -57,7 +57,7 @@ def state_memory(results: Results) -> tuple[Figure, pd.DataFrame]:
 
 
 def convergence(results: Results) -> tuple[Figure, pd.DataFrame]:
-    """Draw the least mean squared gradient norm so far over steps, by kind and level of noise."""
+    """Draw the smallest mean squared gradient norm up to each step, by kind and level of noise."""
     data = read_table(results.folder / "convergence.csv")
     panels = list(data.groupby(["noise", "sigma"], sort=False))
     columns = data["sigma"].nunique()
@@ -71,10 +71,10 @@ def convergence(results: Results) -> tuple[Figure, pd.DataFrame]:
         first = rows["min_grad_norm_sq"].max()
         steps = np.array([rows["step"].min(), rows["step"].max()], dtype=float)
         axis.plot(steps, first / np.sqrt(steps), color="0.5", linewidth=0.6, label="1/√T")
-        axis.set_ylim(first * 1e-6, first * 3)  # without noise, β = 1 goes down to 0
+        axis.set_ylim(first * 1e-6, first * 3)  # without noise, β = 1 reaches 0
         axis.set(xscale="log", yscale="log", title=f"{noise} noise, σ = {sigma:g}")
         if number % columns == 0:
-            axis.set_ylabel("least E‖∇f‖²")
+            axis.set_ylabel("smallest E‖∇f‖²")
         if number >= len(panels) - columns:
             axis.set_xlabel("step")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)

@@ -1,7 +1,7 @@
-"""The figures, each as PDF, PNG and the data it shows.
+"""Drawing a figure of `analysis.catalogue`, and writing its files.
 
-Each function of the modules beside it makes one kind of figure of `analysis.catalogue`, from the
-runs it shows. It returns the figure and, as a long table, exactly what is drawn.
+Each kind of figure has a function in a module of this package. It takes the results that the
+figure shows, and returns the figure and a long table of exactly the numbers it shows.
 """
 
 from pathlib import Path
@@ -17,12 +17,12 @@ from analysis.frames import Results
 
 
 def write_figure(artefact: Artefact, results: Results, folder: Path) -> None:
-    """Draw a figure.
+    """Draw a figure and write it as PDF, PNG and CSV.
 
     Args:
         artefact: the figure.
-        results: of at least the runs it shows.
-        folder: where its three files go.
+        results: results of at least the runs it shows.
+        folder: folder of the three files.
     """
     with plt.style.context(canvas.STYLE):
         figure, data = _KINDS[artefact.kind](results.of(artefact))

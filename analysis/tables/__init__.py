@@ -1,1 +1,1 @@
-"""The tables: numbers as CSV, and the same for readers as Markdown and LaTeX."""
+"""The tables, each as CSV, Markdown and LaTeX."""

@@ -1,15 +1,16 @@
-"""What all tables share: names of rows, cells, and their arrangement."""
+"""Code that all tables share: names of rows, text of cells, and their arrangement."""
 
 import pandas as pd
 
 from analysis.losses import show
 from analysis.text import number
 
+# The numbers, one row for each cell, and the formatted table that shows them.
 Table = tuple[pd.DataFrame, pd.DataFrame]
 
 
 def row_names(numbers: pd.DataFrame, with_label: bool = True, with_lr: bool = False) -> list[str]:
-    """Name each cell by its optimizer, the argument that is varied, and the learning rate."""
+    """Return the row name of each cell: its optimizer, varied argument and learning rate."""
     names = []
     for row in numbers.itertuples():
         parts = [row.label] if with_label else []
@@ -20,12 +21,12 @@ def row_names(numbers: pd.DataFrame, with_label: bool = True, with_lr: bool = Fa
 
 
 def cell_texts(numbers: pd.DataFrame) -> list[str]:
-    """Return the rows of `final_losses` as cells for readers."""
+    """Return the rows of `losses.final_losses` as text."""
     return [show(row) for _, row in numbers.iterrows()]
 
 
 def labelled(
     columns: dict[str, dict[str, str]], labels: list[str], name: str = "optimizer"
 ) -> pd.DataFrame:
-    """Arrange cells by label, in the order of the profile."""
+    """Return a table of the columns' cells, with one row for each label, in the labels' order."""
     return pd.DataFrame(columns, index=pd.Index(labels, name=name))

@@ -1,4 +1,4 @@
-"""Tables of what a step costs, and of how long each optimizer takes to AdamW's final loss."""
+"""Tables of the cost of a step, and of the time to AdamW's final loss."""
 
 import math
 from collections.abc import Iterator
@@ -14,9 +14,9 @@ _CELL = ["optimizer", "label", "argument", "value", "lr"]
 
 
 def cost(results: Results) -> Table:
-    """Return what a step costs, and the state's bytes per parameter, measured in the runs.
+    """Return the state, speed and peak memory of each optimizer, measured in its runs.
 
-    Times are medians over a run's steps, then means over seeds; several runs share the machine.
+    Times are medians over a run's steps, then means over seeds. Runs may have shared the machine.
     """
     runs = results.runs[~is_sweep(results.runs)]
     rows = []
@@ -51,29 +51,30 @@ def cost(results: Results) -> Table:
 
 
 def time_to_target(results: Results) -> Table:
-    """Return the steps and tokens to AdamW's final loss of the same seed, under both protocols."""
+    """Return the steps and tokens until AdamW's final loss is reached, under both protocols."""
     numbers = steps_to_target(results)
     columns = {}
     for (model, protocol), cells in numbers.groupby(["model", "protocol"], sort=False):
-        for what in ("steps", "tokens"):
-            shown = [_show_target(row, what) for _, row in cells.iterrows()]
-            columns[f"{model}, {protocol}: {what}"] = dict(
+        for unit in ("steps", "tokens"):
+            shown = [_show_target(row, unit) for _, row in cells.iterrows()]
+            columns[f"{model}, {protocol}: {unit}"] = dict(
                 zip(row_names(cells), shown, strict=True)
             )
     return numbers, labelled(columns, list(dict.fromkeys(row_names(numbers))))
 
 
 def steps_to_target(results: Results) -> pd.DataFrame:
-    """Return the steps and tokens to AdamW's final validation loss, seed by seed, then their means.
+    """Return the mean steps and tokens until AdamW's final validation loss is reached.
 
-    The target of a seed is what AdamW reached with it under the same protocol. A run that ends, or
-    diverges, before it reaches its target is censored: no mean is given then.
+    The target of a run is the final loss of AdamW with the same seed under the same protocol. A run
+    that ends or diverges before it reaches its target is censored. There is no mean over seeds if
+    one of their runs is censored.
 
     Returns:
         One row for each model, protocol (of `losses.protocols`, or "own best lr"), optimizer and
-        value of a varied argument, with label, argument, value, lr, n (seeds that have a target and
-        a run), censored (how many of them), steps and tokens (means), last_steps and last_tokens
-        (of the longest run: all that censoring leaves known).
+        value of a varied argument. The other columns are label, argument, value, lr, n (seeds with
+        a target and an ended run), censored (number of these), steps and tokens (means),
+        last_steps and last_tokens (of the longest run, a lower bound if it is censored).
     """
     rows = []
     for model, protocol, runs in _compared(results.runs):
@@ -89,7 +90,7 @@ def steps_to_target(results: Results) -> pd.DataFrame:
 
 
 def _compared(runs: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Yield model, protocol and runs of what is compared with one AdamW."""
+    """Yield model, protocol and runs of each group that is compared with one AdamW."""
     for (model, _), at_lr in runs[~is_sweep(runs)].groupby(["model", "lr"], sort=False):
         yield model, protocols(at_lr)[0], at_lr
     keys = ["model", "optimizer", "argument", "value", "lr"]
@@ -99,7 +100,7 @@ def _compared(runs: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
 
 
 def _reached(cell: pd.DataFrame, targets: pd.Series, metrics: pd.DataFrame) -> dict[str, float]:
-    """Return how one optimizer's runs met the targets of their seeds."""
+    """Return the columns of `steps_to_target` from n on, for the runs of one optimizer."""
     hits, lasts = [], []
     for run, seed in cell.loc[cell["status"].isin(ENDED), ["run", "seed"]].itertuples(index=False):
         if seed not in targets.index:
@@ -122,9 +123,9 @@ def _reached(cell: pd.DataFrame, targets: pd.Series, metrics: pd.DataFrame) -> d
     }
 
 
-def _show_target(row: pd.Series, what: str) -> str:
+def _show_target(row: pd.Series, unit: str) -> str:
     if row["n"] == 0:
         return MISSING
     if row["censored"]:
-        return f"> {row[f'last_{what}']:,.0f} in {row['censored']} of {row['n']}"
-    return f"{row[what]:,.0f} (n={row['n']})"
+        return f"> {row[f'last_{unit}']:,.0f} in {row['censored']} of {row['n']}"
+    return f"{row[unit]:,.0f} (n={row['n']})"

@@ -1,4 +1,4 @@
-"""Tables of final losses by optimizer, by the value of an argument, and by learning rate."""
+"""Tables of final losses: by optimizer, by value of an argument, and by learning rate."""
 
 import pandas as pd
 
@@ -10,11 +10,11 @@ from analysis.text import number
 
 
 def loss_by_optimizer(results: Results) -> Table:
-    """Return final losses under both protocols, optimizers down, models across.
+    """Return final losses under both protocols, with a row for each optimizer.
 
-    The paper's values stand beside ours for each model that it trained. Where it trained none of
-    them, those of its own models stand there: of the large ones for `large_scale`, and otherwise of
-    the smallest.
+    The columns are the models, and the paper's values for those that it trained. If it trained none
+    of them, they are its values for its large models (in the experiment `large_scale`) or for its
+    smallest model (in any other).
     """
     runs = results.runs
     planned = final_losses(runs[~is_sweep(runs)])
@@ -22,8 +22,8 @@ def loss_by_optimizer(results: Results) -> Table:
     numbers = pd.concat(
         [planned.assign(protocol=protocols(planned)), best.assign(protocol="own best lr")]
     )
-    reference = load_paper()
-    published = reference["val_loss"]
+    paper = load_paper()
+    published = paper["val_loss"]
     numbers["paper"] = [
         published.get(row.model, {}).get(row.optimizer) for row in numbers.itertuples()
     ]
@@ -41,7 +41,7 @@ def loss_by_optimizer(results: Results) -> Table:
             }
     models = [model for model in planned["model"].unique() if model in published]
     if not models and "large_scale" in set(runs["experiment"]):
-        models = list(reference["state_mib_per_device"])
+        models = list(paper["state_mib_per_device"])
     for model in models or ["gpt2-small"]:
         columns[f"{model}, paper"] = {
             row.label: f"{published[model][row.optimizer]:.3f}"
@@ -52,7 +52,7 @@ def loss_by_optimizer(results: Results) -> Table:
 
 
 def loss_by_value(results: Results) -> Table:
-    """Return final losses by the value of the varied argument, models across."""
+    """Return final losses, with a row for each value of a varied argument, a column per model."""
     numbers = final_losses(results.runs)
     rows = row_names(
         numbers,
@@ -69,7 +69,7 @@ def loss_by_value(results: Results) -> Table:
 
 
 def loss_by_lr(results: Results) -> Table:
-    """Return final losses by learning rate, optimizers down, and each one's best rate."""
+    """Return final losses and best learning rates: a row per optimizer, a column per rate."""
     numbers, best = final_losses(results.runs), best_lr(results.runs)
     several = numbers["model"].nunique() > 1
     columns = {}

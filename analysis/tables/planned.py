@@ -1,4 +1,4 @@
-"""The tables that need no trained run: full-size memory, hyper-parameters and layouts."""
+"""Tables that need no trained run: optimizer state, hyperparameters and parallel layouts."""
 
 import pandas as pd
 
@@ -7,16 +7,16 @@ from analysis.paper import load_paper
 from analysis.tables.cells import Table
 from analysis.text import number
 
-_LAYOUT = ["devices", "dp", "tp", "pp", "ep"]
-_OF_TABLE_1 = {"adamw": "AdamW", "powerstep-int8": "PowerStep int8"}
+_PARALLELISM = ["devices", "dp", "tp", "pp", "ep"]
+_LABELS = {"adamw": "AdamW", "powerstep-int8": "PowerStep int8"}
 _SETTINGS = ["dataset", "batch_size", "context", "lr", "steps"]
 
 
 def state_memory_per_device(results: Results) -> Table:
-    """Return table 1: MiB of optimizer state per device, of each model of the paper's table.
+    """Return table 1: optimizer state per device in MiB, for each model of the paper's table.
 
-    The paper's figures for the mixture-of-experts models are met when their routed experts alone
-    are counted; the whole model stands beside it.
+    For mixture-of-experts models the paper's values match a count of the routed experts alone. Our
+    value is counted in this way; the count of the whole model follows in brackets.
     """
     published = load_paper()["state_mib_per_device"]
     memory = read_table(results.folder / "memory.csv")
@@ -38,13 +38,13 @@ def state_memory_per_device(results: Results) -> Table:
 
 
 def hyperparameters(results: Results) -> Table:
-    """Return table 2: how the plan trains its models, and how the paper trained its own."""
+    """Return table 2: the hyperparameters of the plan's models and of the paper's."""
     plan = results.runs.drop_duplicates("model").set_index("model")
     training = ["warmup_steps", "weight_decay", "grad_clip_norm", "min_lr_ratio"]
     ours = plan[["dataset", "batch_size", "context", "shared_lr", "planned_steps", *training]]
     ours = ours.rename(columns={"shared_lr": "lr", "planned_steps": "steps"})
-    reference = load_paper()
-    paper = pd.DataFrame(reference["models"]).T[_SETTINGS].assign(**reference["training"])
+    published = load_paper()
+    paper = pd.DataFrame(published["models"]).T[_SETTINGS].assign(**published["training"])
     numbers = ours.join(paper.add_suffix("_paper"), how="outer")
     numbers = numbers.loc[[*ours.index, *paper.index.difference(ours.index, sort=False)]]
     shown = pd.DataFrame(
@@ -61,31 +61,32 @@ def hyperparameters(results: Results) -> Table:
 
 
 def layouts(results: Results) -> Table:
-    """Return table 3: the devices of each published model and how it is split over them.
+    """Return table 3: the devices of each published model, and its degrees of parallelism.
 
-    Beside it, the optimizer state of a device in MiB, where each copy of the model holds its own.
+    The last columns are the optimizer state per device in MiB if every data-parallel replica of the
+    model holds all of it.
     """
     counted = read_table(results.folder / "memory.csv")
     state = counted.pivot(index="model", columns="optimizer", values="mib_per_device_replicated")
-    state = state.reindex(columns=list(_OF_TABLE_1))
+    state = state.reindex(columns=list(_LABELS))
     memory = counted.drop_duplicates("model").set_index("model")
-    paper = pd.DataFrame(load_paper()["models"]).T[_LAYOUT]
+    paper = pd.DataFrame(load_paper()["models"]).T[_PARALLELISM]
     ours = memory.loc[[name for name in paper.index if name in memory.index]]
     ours = ours.assign(dp=ours["devices"] // (ours["tp"] * ours["pp"]))
-    numbers = ours[["parameters", *_LAYOUT]].join(paper.add_suffix("_paper"))
+    numbers = ours[["parameters", *_PARALLELISM]].join(paper.add_suffix("_paper"))
     shown = pd.DataFrame({"parameters": numbers["parameters"].map("{:,}".format)})
-    for name in _LAYOUT:
+    for name in _PARALLELISM:
         shown[name] = [
             _both(a, b) for a, b in zip(numbers[name], numbers[f"{name}_paper"], strict=True)
         ]
-    for optimizer, label in _OF_TABLE_1.items():
+    for optimizer, label in _LABELS.items():
         numbers[f"{label}_mib"] = state[optimizer]
         shown[f"{label} (MiB)"] = state[optimizer].map("{:,.1f}".format, na_action="ignore")
     return numbers.reset_index(), shown
 
 
 def _both(ours: object, paper: object) -> str:
-    """Return our value if there is one, and in brackets the paper's if it is another."""
+    """Return our value as text, followed by the paper's in brackets if it differs."""
     if pd.isna(ours):
         return f"[{_shown(paper)}]"
     return _shown(ours) + (f" [{_shown(paper)}]" if not pd.isna(paper) and paper != ours else "")

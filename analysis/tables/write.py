@@ -1,7 +1,7 @@
-"""The tables: numbers as CSV, the same for readers as Markdown and LaTeX.
+"""Making a table of `analysis.catalogue`, and writing its files.
 
-Each function of the modules beside it makes one kind of table of `analysis.catalogue` from the runs
-it shows. It returns the numbers, one row a cell, and the table as it is read.
+Each kind of table has a function in a module of this package. It takes the results that the table
+shows, and returns a `Table`.
 """
 
 from pathlib import Path
@@ -22,8 +22,8 @@ def write_table(artefact: Artefact, results: Results, folder: Path) -> None:
 
     Args:
         artefact: the table.
-        results: of at least the runs it shows.
-        folder: where its three files go.
+        results: results of at least the runs it shows.
+        folder: folder of the three files.
     """
     numbers, shown = make_table(artefact, results)
     target = folder / artefact.name
@@ -36,11 +36,11 @@ def write_table(artefact: Artefact, results: Results, folder: Path) -> None:
 
 
 def make_table(artefact: Artefact, results: Results) -> Table:
-    """Return a table's numbers, and the table as it is read.
+    """Return the numbers of a table, and its formatted text, in which no cell is empty.
 
     Args:
         artefact: the table.
-        results: of at least the runs it shows.
+        results: results of at least the runs it shows.
     """
     numbers, shown = _KINDS[artefact.kind](results.of(artefact))
     return numbers, shown.astype(object).where(shown.notna(), MISSING)
