@@ -4,11 +4,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from analysis.catalogue import Row, figures, tables
+from analysis.catalogue import figures, tables
 from analysis.claims.write import write_claims
 from analysis.figures.write import write_figure
 from analysis.frames import Results, read_plan, read_results, write_collected
 from analysis.report import write_report
+from analysis.rows import Row
 from analysis.tables.write import write_table
 from experiments.settings import ConfigError
 

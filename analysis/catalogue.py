@@ -8,11 +8,9 @@ analysis for the drawing functions and their runs. It takes plain rows of a plan
 from collections.abc import Iterable
 from dataclasses import dataclass
 from string import ascii_lowercase
-from typing import Any
 
+from analysis.rows import Row, by, unique, where, with_sweep
 from experiments.settings import ConfigError
-
-Row = dict[str, Any]
 
 # Experiments of the paper that have one figure for each model: the figure's number and subject.
 _BY_MODEL = {
@@ -120,10 +118,10 @@ def tables(plan: Iterable[Row]) -> dict[str, Artefact]:
         ),
         *_table(plan, "learning_rate", "loss_by_lr", "Final validation loss by learning rate"),
     ]
-    for name in _unique(plan, "experiment"):
+    for name in unique(plan, "experiment"):
         if name not in _KNOWN:
             found += _losses(plan, f"loss_{name}", name, f"in the experiment {name}")
-    rows = _with_sweep(plan, "comparison")
+    rows = with_sweep(plan, "comparison")
     if rows:
         found += [
             Artefact(
@@ -174,7 +172,7 @@ def _each_model(plan: list[Row], experiment: str) -> list[Artefact]:
         number,
         [
             (f"{subject}: {model} (figure {number})", rows)
-            for model, rows in _by(_where(plan, experiment=experiment), "model")
+            for model, rows in by(where(plan, experiment=experiment), "model")
         ],
     )
 
@@ -185,8 +183,8 @@ def _sensitivity(plan: list[Row]) -> list[Artefact]:
         3,
         [
             (f"Sensitivity to {argument}: {model} (figure 3)", rows)
-            for model, of_model in _by(_where(plan, experiment="sensitivity"), "model")
-            for argument, rows in _by(of_model, "argument")
+            for model, of_model in by(where(plan, experiment="sensitivity"), "model")
+            for argument, rows in by(of_model, "argument")
         ],
     )
 
@@ -200,8 +198,8 @@ def _learning_rates(plan: list[Row]) -> list[Artefact]:
                 f"{label} by learning rate: {model} (figure 6 shows AdamW and PowerStep)",
                 rows,
             )
-            for model, of_model in _by(_where(plan, experiment="learning_rate"), "model")
-            for label, rows in _by(of_model, "label")
+            for model, of_model in by(where(plan, experiment="learning_rate"), "model")
+            for label, rows in by(of_model, "label")
         ],
     )
 
@@ -221,7 +219,7 @@ def _lettered(number: int, subjects: list[tuple[str, list[Row]]]) -> list[Artefa
 def _beyond_the_paper(plan: list[Row]) -> list[Artefact]:
     """Return figures that the paper does not have, and curves of the user's experiments."""
     found = []
-    for model, rows in _by(_where(plan, experiment="learning_rate"), "model"):
+    for model, rows in by(where(plan, experiment="learning_rate"), "model"):
         found.append(
             Artefact(
                 f"lr_{model}",
@@ -232,8 +230,8 @@ def _beyond_the_paper(plan: list[Row]) -> list[Artefact]:
                 tuple(rows),
             )
         )
-    both = _with_sweep(plan, "comparison", "quantization")
-    for model, rows in _by(_where(plan, experiment="comparison"), "model"):
+    both = with_sweep(plan, "comparison", "quantization")
+    for model, rows in by(where(plan, experiment="comparison"), "model"):
         found += [
             Artefact(
                 f"cost_{model}",
@@ -247,10 +245,10 @@ def _beyond_the_paper(plan: list[Row]) -> list[Artefact]:
                 f"Final validation loss over optimizer-state bytes per parameter: {model}. Filled"
                 " markers have the shared learning rate, open markers each optimizer's own best."
                 " Error bars are 95 % confidence intervals over seeds.",
-                tuple(_where(both, model=model)),
+                tuple(where(both, model=model)),
             ),
         ]
-    for name in _unique(plan, "experiment"):
+    for name in unique(plan, "experiment"):
         if name not in _KNOWN:
             found += [
                 Artefact(
@@ -259,14 +257,14 @@ def _beyond_the_paper(plan: list[Row]) -> list[Artefact]:
                     f"Experiment {name}: {model}. {_lines(rows)}",
                     tuple(rows),
                 )
-                for model, rows in _by(_where(plan, experiment=name), "model")
+                for model, rows in by(where(plan, experiment=name), "model")
             ]
     return found
 
 
 def _losses(plan: list[Row], name: str, experiment: str, subject: str) -> list[Artefact]:
     """Return the table of an experiment's final losses; none if the experiment is not planned."""
-    rows = _with_sweep(plan, experiment)
+    rows = with_sweep(plan, experiment)
     caption = (
         f"Final validation loss {subject} in nats per token: mean over seeds ± half-width of its"
         " 95 % confidence interval. In a column 'lr' all optimizers have that learning rate, which"
@@ -277,37 +275,17 @@ def _losses(plan: list[Row], name: str, experiment: str, subject: str) -> list[A
 
 
 def _table(plan: list[Row], experiment: str, kind: str, caption: str) -> list[Artefact]:
-    rows = _where(plan, experiment=experiment)
+    rows = where(plan, experiment=experiment)
     return [Artefact(experiment, kind, f"{caption}, {_seeds(rows)}.", tuple(rows))] if rows else []
 
 
-def _with_sweep(plan: list[Row], *experiments: str) -> list[Row]:
-    """Return the rows of experiments, and the learning-rate sweeps of their optimizers."""
-    rows = [row for row in plan if row["experiment"] in experiments]
-    pairs = {(row["model"], row["optimizer"]) for row in rows}
-    sweep = _where(plan, experiment="learning_rate")
-    return rows + [row for row in sweep if (row["model"], row["optimizer"]) in pairs]
-
-
-def _where(rows: list[Row], **equal: str) -> list[Row]:
-    return [row for row in rows if all(row[key] == value for key, value in equal.items())]
-
-
-def _unique(rows: list[Row], key: str) -> list[Any]:
-    return list(dict.fromkeys(row[key] for row in rows))
-
-
-def _by(rows: list[Row], key: str) -> list[tuple[Any, list[Row]]]:
-    return [(value, _where(rows, **{key: value})) for value in _unique(rows, key)]
-
-
 def _seeds(rows: list[Row]) -> str:
-    n = len(_unique(rows, "seed"))
+    n = len(unique(rows, "seed"))
     return "one seed" if n == 1 else f"mean over {n} seeds"
 
 
 def _intervals(rows: list[Row], shape: str) -> str:
-    return f"; {shape}: 95 % confidence intervals" if len(_unique(rows, "seed")) > 1 else ""
+    return f"; {shape}: 95 % confidence intervals" if len(unique(rows, "seed")) > 1 else ""
 
 
 def _lines(rows: list[Row]) -> str:

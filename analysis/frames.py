@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.catalogue import Artefact, Row
+from analysis.catalogue import Artefact
+from analysis.rows import Row
 from analysis.text import number
 from experiments.files import FileError, atomic
 from experiments.runs.folder import RunFolder

@@ -6,10 +6,11 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from analysis.catalogue import Artefact, Row, figures, tables
+from analysis.catalogue import Artefact, figures, tables
 from analysis.claims.claims import by_claim, find
 from analysis.claims.verdicts import SCOPE, Claim
 from analysis.frames import Results, origins
+from analysis.rows import Row
 from analysis.tables.write import make_table
 from analysis.text import MISSING, number
 from experiments.files import atomic
