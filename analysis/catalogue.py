@@ -2,7 +2,7 @@
 
 This is the only list of their names. The Snakefile reads it for the targets and their inputs, the
 analysis for the drawing functions and their runs. It takes plain rows of a plan
-(experiments.plan.spec.PlannedRun.row) and imports neither torch nor pandas, so that planning is fast.
+(experiments.plan.spec.PlannedRun.row), and imports neither torch nor pandas: planning is fast.
 """
 
 from collections.abc import Iterable

@@ -12,8 +12,9 @@ from analysis.catalogue import Artefact
 from analysis.rows import Row
 from analysis.text import number
 from experiments.files import FileError, atomic
-from experiments.runs.folder import RunFolder
+from experiments.runs.folder import ResultsFolder
 from experiments.runs.metrics import COLUMNS
+from experiments.runs.summary import ENDED, Measurements
 
 # Columns read as text, even where a name looks like a number or a missing value.
 _NAMES = [
@@ -47,21 +48,7 @@ _PLAN = [
     "grad_clip_norm",
     "run",
 ]
-_SUMMARY = [
-    "run",
-    "status",
-    "steps",
-    "tokens",
-    "final_val_loss",
-    "best_val_loss",
-    "parameters",
-    "state_bytes",
-    "peak_memory_bytes",
-    "tokens_per_second",
-    "optimizer_seconds",
-    "reason",
-]
-ENDED = ("completed", "diverged")  # statuses of a run that has a result
+_SUMMARY = ["run", *Measurements.__annotations__, "reason"]
 _KEYS = ["experiment", "argument", "value", "run"]  # unique for each row of a plan
 
 
@@ -170,7 +157,7 @@ def _summary(folder: Path, name: str) -> dict[str, Any]:
 
     It is empty if there is no summary, or if the run has ended and a file of its result is damaged.
     """
-    run = RunFolder(folder / "runs" / name)
+    run = ResultsFolder(folder).run(name)
     summary = run.summary
     if not summary or (summary["status"] in ENDED and not run.is_done):
         return {}
@@ -180,7 +167,7 @@ def _summary(folder: Path, name: str) -> dict[str, Any]:
 
 def _metrics(folder: Path, name: str) -> pd.DataFrame:
     """Read the metrics of a run that has ended."""
-    path = folder / "runs" / name / "metrics.parquet"
+    path = ResultsFolder(folder).run(name).metrics_file
     try:
         return pd.read_parquet(path).assign(run=name)
     except (OSError, ValueError) as error:  # base classes of pyarrow's errors

@@ -6,6 +6,7 @@ import pandas as pd
 
 from analysis.statistics import Estimate, estimate
 from analysis.text import number
+from experiments.runs.summary import Status
 
 _CELL = ["model", "optimizer", "label", "argument", "value", "lr"]
 
@@ -46,7 +47,7 @@ def final_losses(runs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for key, cell in unique.groupby(_CELL, sort=False):
         counts = cell["status"].value_counts()
-        complete = (cell["status"] == "completed").all()
+        complete = (cell["status"] == Status.COMPLETED).all()
         over_seeds = estimate(cell["final_val_loss"]) if complete else None
         rows.append(
             dict(zip(_CELL, key, strict=True))
@@ -55,8 +56,10 @@ def final_losses(runs: pd.DataFrame) -> pd.DataFrame:
                 "mean": over_seeds.mean if over_seeds else None,
                 "ci95": over_seeds.half_width if over_seeds else None,
                 "n": len(cell),
-                "diverged": int(counts.get("diverged", 0)),
-                "missing": int(len(cell) - counts.get("diverged", 0) - counts.get("completed", 0)),
+                "diverged": int(counts.get(Status.DIVERGED, 0)),
+                "missing": int(
+                    len(cell) - counts.get(Status.DIVERGED, 0) - counts.get(Status.COMPLETED, 0)
+                ),
             }
         )
     columns = [*_CELL, "shared_lr", "mean", "ci95", "n", "diverged", "missing"]
@@ -100,7 +103,7 @@ def by_seed(cell: pd.DataFrame, column: str = "final_val_loss") -> pd.Series:
         column: name of the column with the losses.
     """
     cell = cell.drop_duplicates("seed").set_index("seed").sort_index()
-    return cell[column].where(cell["status"] != "diverged", math.inf).astype(float)
+    return cell[column].where(cell["status"] != Status.DIVERGED, math.inf).astype(float)
 
 
 def show(row: pd.Series) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-Row = dict[str, Any]  # experiments.grid.PlannedRun.row
+Row = dict[str, Any]  # experiments.plan.spec.PlannedRun.row
 
 
 def with_sweep(plan: list[Row], *experiments: str) -> list[Row]:

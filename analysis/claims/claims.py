@@ -39,6 +39,7 @@ from analysis.losses import by_seed, is_shared, is_sweep
 from analysis.paper import load_paper
 from analysis.statistics import MARGIN
 from analysis.text import number
+from experiments.runs.summary import Status
 
 SLOWDOWN = 1.05  # largest ratio to AdamW's step time that counts as not noticeable
 EARLY = 0.2  # fraction of a run's steps after which its early loss is taken
@@ -180,7 +181,9 @@ def claim_9(results: Results) -> Iterator[Finding]:
     """Judge claim 9: the time of a step against AdamW's."""
     runs = where(results.runs, experiment="comparison").copy()
     runs["log_time"] = -np.log(runs["tokens_per_second"].astype(float))
-    runs["status"] = runs["status"].replace("diverged", "completed")  # their steps took time too
+    runs["status"] = runs["status"].replace(
+        Status.DIVERGED, Status.COMPLETED
+    )  # their steps took time too
     finding = Finding(
         9,
         f"a step of PowerStep takes at most {SLOWDOWN - 1:.0%} longer than one of AdamW",

@@ -16,10 +16,11 @@ from analysis.claims.verdicts import (
     Rule,
     judge,
 )
-from analysis.frames import ENDED, Results
+from analysis.frames import Results
 from analysis.losses import best_lr, by_seed, is_shared, is_sweep, show_lr
 from analysis.statistics import MARGIN
 from analysis.text import number
+from experiments.runs.summary import ENDED, Status
 
 # Nats per token. A run has collapsed if it ends further than this above AdamW's final loss.
 COLLAPSE = 0.5
@@ -112,7 +113,7 @@ def never_diverges(runs: pd.DataFrame, finding: Finding, optimizer: str) -> Find
     )
     if ended.empty:
         return finding
-    count, n = int((ended["status"] == "diverged").sum()), len(ended)
+    count, n = int((ended["status"] == Status.DIVERGED).sum()), len(ended)
     return replace(
         finding,
         verdict=NOT_SUPPORTED if count else SUPPORTED,

@@ -6,8 +6,8 @@ from pathlib import Path
 import matplotlib as mpl
 import pandas as pd
 
-from analysis.frames import ENDED
 from experiments.files import atomic
+from experiments.runs.summary import ENDED
 
 mpl.use("agg")
 

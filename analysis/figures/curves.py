@@ -13,6 +13,7 @@ from analysis.figures.line_styles import Style, dash_pattern, ordered_styles, st
 from analysis.frames import Results
 from analysis.text import number
 from experiments.intervals import t_interval
+from experiments.runs.summary import Status
 
 SMOOTHING = 20  # window of the rolling mean of the training loss, in logged steps
 _SYMBOLS = {"beta": "β", "gamma": "γ"}
@@ -115,7 +116,7 @@ def _loss_of_steps(
     # Without `where`, the rolling mean would continue after the last step of a seed.
     losses = losses.rolling(window, min_periods=1).mean().where(losses.notna())
     cost = rows.groupby("step")[["tokens", "minutes"]].mean()
-    if (line["status"] == "completed").all():
+    if (line["status"] == Status.COMPLETED).all():
         losses = losses.dropna()  # a mean over the remaining seeds would flatter
         mean, half = t_interval(losses)
         shown = pd.DataFrame(
@@ -151,12 +152,12 @@ def _draw(axis: Axes, data: pd.DataFrame, runs: pd.DataFrame, x: str) -> None:
             alpha=opacity,
             linewidth=0,
         )
-        has_diverged = status.get((line, seed)) == "diverged"
+        has_diverged = status.get((line, seed)) == Status.DIVERGED
         curves[has_diverged].append((rows[x].to_numpy(), rows["loss"].to_numpy()))
     canvas.zoom(axis, curves[False] or curves[True])
     low, high = axis.get_ylim()
     for (line, seed), rows in data.groupby(["line", "seed"], sort=False):
-        if status.get((line, seed)) == "diverged":
+        if status.get((line, seed)) == Status.DIVERGED:
             end = rows.iloc[-1]
             height = min(max(end["loss"], low), high)  # at the edge of the range if outside
             axis.plot(end[x], height, "x", color=styles[line]["color"], clip_on=False, markersize=4)

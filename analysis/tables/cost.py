@@ -5,10 +5,11 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis.frames import ENDED, Results
+from analysis.frames import Results
 from analysis.losses import best_lr, is_sweep, protocols
 from analysis.tables.cells import Table, labelled, row_names
 from analysis.text import MISSING
+from experiments.runs.summary import ENDED
 
 _CELL = ["optimizer", "label", "argument", "value", "lr"]
 

@@ -35,8 +35,8 @@ class Launch(TypedDict):
     job: str | None  # SLURM's id of the last job; None on this machine
 
 
-class Summary(TypedDict, total=False):
-    """The keys of summary.json. A failed run has no measurements, but a reason and a log."""
+class Measurements(TypedDict, total=False):
+    """The single numbers of a summary. A failed run has only those before `parameters`."""
 
     status: str
     steps: int  # optimizer steps taken
@@ -48,6 +48,11 @@ class Summary(TypedDict, total=False):
     peak_memory_bytes: int  # of the process that used most: GPU memory, or RAM without a GPU
     tokens_per_second: float  # median over the logged steps
     optimizer_seconds: float  # median time of the update, in seconds
+
+
+class Summary(Measurements, total=False):
+    """The keys of summary.json. A failed run has a reason and a log."""
+
     corpus: dict[str, Any]  # name, text_sha256, as_recorded
     provenance: dict[str, Any]  # experiments.runs.provenance
     launch: Launch
