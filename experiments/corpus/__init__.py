@@ -1,1 +1,1 @@
-"""Text sources, the tokenizer, token shards on disk, and batches of tokens."""
+"""The data: text sources, tokenizers, token shards on disk, and training batches."""

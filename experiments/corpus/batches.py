@@ -1,4 +1,7 @@
-"""Batches as a pure function of seed and step, so every optimizer sees the same data."""
+"""Training and validation batches.
+
+A training batch is a pure function of seed and step, so every optimizer sees the same data.
+"""
 
 from pathlib import Path
 
@@ -12,10 +15,10 @@ from experiments.settings import ConfigError
 
 
 def check_size(facts: CorpusFacts, batch_size: int, context: int) -> None:
-    """Refuse a corpus with fewer tokens than one batch, or than one validation window.
+    """Check that a corpus has more tokens than one batch and than one validation window.
 
     Raises:
-        ConfigError: the corpus is too small.
+        ConfigError: the corpus has too few tokens for training or for validation.
     """
     if batch_size * context >= facts.train_tokens:
         raise ConfigError(
@@ -33,33 +36,41 @@ def check_size(facts: CorpusFacts, batch_size: int, context: int) -> None:
 
 
 class TokenBatches:
-    """Training batches by step, and the fixed validation windows of a corpus."""
+    """Batches of a corpus: random windows for training, fixed windows for validation.
+
+    Args:
+        folder: the corpus, as `experiments.corpus.build` wrote it.
+        context: tokens per sequence.
+
+    Raises:
+        FileError: the corpus is missing or damaged.
+    """
 
     def __init__(self, folder: Path, context: int) -> None:
         self.context = context
         self.train_tokens, self.val_tokens = read_tokens(folder)
 
     def train(self, seed: int, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
-        """Return the batch of a step: windows at random places.
+        """Return the training batch of a step: windows at random positions.
 
         Args:
-            seed: of the run.
-            step: counted from 0.
+            seed: seed of the run.
+            step: optimizer step, counted from 0.
             batch_size: number of windows.
 
         Returns:
-            inputs and targets, int64, shape (batch_size, context); targets are one token ahead.
+            Inputs and targets, int64, shape (batch_size, context); targets are one token ahead.
         """
         last = len(self.train_tokens) - self.context
         starts = np.random.default_rng([seed, step]).integers(0, last, size=batch_size)
         return self._windows(self.train_tokens, starts)
 
     def validation(self, sequences: int, batch_size: int) -> list[tuple[Tensor, Tensor]]:
-        """Return the validation windows, spread evenly; the same for every run.
+        """Return the validation batches: evenly spaced windows, the same for every run.
 
         Args:
-            sequences: number of windows; they overlap where the corpus has too few tokens.
-            batch_size: windows a batch.
+            sequences: number of windows; they overlap if the corpus has too few tokens.
+            batch_size: windows per batch; the last batch may have fewer.
 
         Returns:
             Batches of inputs and targets, int64, shape (up to batch_size, context).

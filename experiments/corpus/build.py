@@ -1,4 +1,4 @@
-"""A corpus as one stream of tokens on disk, in shards."""
+"""Tokenise a corpus and write it to disk as one stream of tokens, in shards."""
 
 import hashlib
 import json
@@ -17,26 +17,30 @@ from experiments.corpus.tokenizer import tokenizer_of, vocab_size
 from experiments.files import atomic, file_sha256, read_object
 from experiments.settings import ConfigError
 
-SHARD_DOCUMENTS = 20_000  # held in memory; a tokenizer is trained on the first so many
-_DOCUMENTS_AT_ONCE = 1_000  # encoded at once, on all cores
+# Documents per shard. A shard is held in memory, and a tokenizer is trained on the first shard.
+SHARD_DOCUMENTS = 20_000
+_DOCUMENTS_PER_BATCH = 1_000  # documents that one call of the tokenizer encodes, on all cores
 
 
 def build(name: str, settings: CorpusSettings, folder: Path) -> CorpusFacts:
-    """Tokenise every document, and write the files of a corpus.
+    """Tokenise all documents and write the corpus to `folder`.
 
-    `tokenizer.json`, then `shards/00000.bin` and so on (an end-of-text token behind each document),
-    and last `meta.json`. The last part of the tokens is for validation. What an earlier attempt
-    left is not made again: documents are read once more, but only shards that are not there, or
-    that are of another text, are tokenised.
+    The files are written in this order: `tokenizer.json`; the shards `shards/00000.bin` and so on,
+    in which an end-of-text token follows each document; `meta.json`. The last tokens of the stream
+    are reserved for validation.
+
+    An interrupted build can be resumed. All documents are read again, but a shard is tokenised only
+    if it is missing, damaged, or made from other text or with another tokenizer.
 
     Args:
-        name: of the dataset.
-        settings: what to read and how to tokenise it.
-        folder: where the files go; made if missing.
+        name: name of the dataset.
+        settings: the text to read and how to tokenise it.
+        folder: folder of the corpus; created if missing.
 
     Raises:
-        ConfigError: the documents or the tokenizer cannot be read, the tokenizer is not as the
-            settings say, or the corpus has too little text to be split.
+        ConfigError: the documents or the tokenizer cannot be read, the tokenizer contradicts the
+            settings, or the corpus has too few tokens to be split.
+        FileError: a file cannot be written.
     """
     texts = documents(name, settings)
     first = list(islice(texts, SHARD_DOCUMENTS))
@@ -45,7 +49,7 @@ def build(name: str, settings: CorpusSettings, folder: Path) -> CorpusFacts:
     text = hashlib.sha256()
     for number, batch in enumerate(_batches(chain(first, texts), SHARD_DOCUMENTS)):
         text.update(_joined(batch))
-        shard = _existing(tokenizer, batch, folder, number)
+        shard = _reusable_shard(tokenizer, batch, folder, number)
         if shard is None:
             shard = _write_shard(tokenizer, settings.end_of_text, batch, folder, number)
             print(f"{shard.file}: {shard.documents} documents, {shard.tokens} tokens", flush=True)
@@ -74,22 +78,22 @@ def build(name: str, settings: CorpusSettings, folder: Path) -> CorpusFacts:
     return facts
 
 
-def _existing(tokenizer: Tokenizer, texts: list[str], folder: Path, number: int) -> Shard | None:
-    """Return the shard that an earlier attempt made of these texts, if it is whole."""
+def _reusable_shard(tokenizer: Tokenizer, texts: list[str], folder: Path, number: int) -> Shard | None:
+    """Return an intact shard that an earlier attempt made from these texts; None without one."""
     record, path = (folder / _file(number, suffix) for suffix in ("json", "bin"))
     try:
         shard = Shard(**(read_object(record) or {}))
-    except TypeError:  # it is missing, or has other keys
+    except TypeError:  # the record is missing or has other keys
         return None
     if not path.exists():
         return None
     is_whole = file_sha256(path) == shard.sha256
-    is_same = (shard.text_sha256, shard.tokenizer_sha256) == _made_of(tokenizer, texts)
+    is_same = (shard.text_sha256, shard.tokenizer_sha256) == _input_hashes(tokenizer, texts)
     return shard if is_whole and is_same else None
 
 
-def _made_of(tokenizer: Tokenizer, texts: list[str]) -> tuple[str, str]:
-    """Return the sha256 of a shard's texts, and of the tokenizer."""
+def _input_hashes(tokenizer: Tokenizer, texts: list[str]) -> tuple[str, str]:
+    """Return the sha256 of a shard's texts and the sha256 of the tokenizer."""
     parts = _joined(texts), tokenizer.to_str().encode()
     of_text, of_tokenizer = (hashlib.sha256(part).hexdigest() for part in parts)
     return of_text, of_tokenizer
@@ -98,17 +102,17 @@ def _made_of(tokenizer: Tokenizer, texts: list[str]) -> tuple[str, str]:
 def _write_shard(
     tokenizer: Tokenizer, end_of_text: str, texts: list[str], folder: Path, number: int
 ) -> Shard:
-    """Tokenise the documents of one shard; write its tokens, then its record."""
+    """Tokenise the documents of one shard. Write its tokens, then its record as JSON."""
     end, dtype = tokenizer.token_to_id(end_of_text), _dtype(tokenizer)
     stream = hashlib.sha256()
     with atomic(folder / _file(number, "bin")) as path, path.open("wb") as file:
-        for batch in _batches(iter(texts), _DOCUMENTS_AT_ONCE):
+        for batch in _batches(iter(texts), _DOCUMENTS_PER_BATCH):
             encodings = tokenizer.encode_batch_fast(batch, add_special_tokens=False)
             tokens = np.concatenate([np.array([*e.ids, end], dtype=dtype) for e in encodings])
             stream.update(tokens)
             file.write(tokens)
         size = file.tell()
-    text_sha256, tokenizer_sha256 = _made_of(tokenizer, texts)
+    text_sha256, tokenizer_sha256 = _input_hashes(tokenizer, texts)
     shard = Shard(
         file=_file(number, "bin"),
         documents=len(texts),
@@ -127,15 +131,17 @@ def _file(number: int, suffix: str) -> str:
 
 
 def _dtype(tokenizer: Tokenizer) -> np.dtype:
-    """Return the smallest unsigned type that holds every token."""
+    """Return the smallest unsigned dtype that can store every token id."""
     return np.dtype(np.uint16 if vocab_size(tokenizer) <= 2**16 else np.uint32)
 
 
 def _joined(texts: list[str]) -> bytes:
+    """Return the texts as bytes, a NUL after each, so that their boundaries enter the hash."""
     return "\0".join(texts).encode() + b"\0"
 
 
 def _sha256_of_all(paths: Iterable[Path]) -> str:
+    """Return the sha256 of the contents of several files, concatenated."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Where the text of a corpus comes from: its documents, and a fingerprint of what they are."""
+"""Read the documents of a corpus, and fingerprint the files that they come from."""
 
 import ast
 import base64
@@ -21,15 +21,16 @@ from experiments.corpus.settings import (
 from experiments.files import file_sha256
 from experiments.settings import ConfigError
 
-SHORTEST_DOCSTRING = 100  # characters; below it stand one-liners that repeat the function's name
-DOCUMENT_LENGTH = 100_000  # characters at which a long text file is cut
+# Characters. Shorter docstrings are skipped: most only repeat the name of their function.
+SHORTEST_DOCSTRING = 100
+DOCUMENT_LENGTH = 100_000  # characters after which a long text file is split into documents
 
 
 def fingerprint(name: str, settings: CorpusSettings) -> dict[str, str]:
-    """Return what tells one state of a corpus's sources from another: content, not places.
+    """Return a fingerprint of a corpus's sources, which changes when their content does.
 
-    Files are identified by their sha256, so that the same files elsewhere are the same corpus. A
-    name on the Hugging Face hub, which is not asked, stands for itself, with its revision.
+    Files are identified by their sha256, so the same files in another place are the same corpus.
+    The Hugging Face hub is not contacted: a dataset there is identified by its name and revision.
 
     Raises:
         ConfigError: a package is not installed, or a file is missing, empty or not UTF-8.
@@ -48,10 +49,10 @@ def fingerprint(name: str, settings: CorpusSettings) -> dict[str, str]:
 
 
 def documents(name: str, settings: CorpusSettings) -> Iterator[str]:
-    """Yield the documents of a corpus in an order that is the same everywhere.
+    """Yield the documents of a corpus, in the same order on every machine.
 
     Raises:
-        ConfigError: the sources cannot be read, or hold something that is no text.
+        ConfigError: the sources cannot be read, or contain something other than text.
     """
     if isinstance(settings, DocstringCorpus):
         yield from _docstrings(name, settings)
@@ -68,7 +69,10 @@ def documents(name: str, settings: CorpusSettings) -> Iterator[str]:
 
 
 def _docstrings(name: str, settings: DocstringCorpus) -> Iterator[str]:
-    """Yield each docstring once, shuffled so that the end of the corpus is like its beginning."""
+    """Yield each distinct docstring once.
+
+    They are shuffled, so that the validation text, at the end, resembles the training text.
+    """
     found: dict[str, None] = {}
     for package in settings.packages:
         for file, path in _modules(name, package, settings).items():
@@ -86,9 +90,12 @@ def _docstrings(name: str, settings: DocstringCorpus) -> Iterator[str]:
 
 
 def _docstrings_of(path: Path) -> Iterator[str]:
+    """Yield the docstrings in a Python file that are long enough."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of escapes in strings; newer Pythons show them
+        # Python 3.12 and later warn of invalid escapes such as "\\d" in the source:
+        # https://docs.python.org/3/whatsnew/3.12.html
+        warnings.simplefilter("ignore")
         module = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(module):
         text = ast.get_docstring(node) if isinstance(node, documented) else None
@@ -97,7 +104,7 @@ def _docstrings_of(path: Path) -> Iterator[str]:
 
 
 def _modules(name: str, package: str, settings: DocstringCorpus) -> dict[str, Path]:
-    """Return the modules of a package but for its tests, as package/path, in a fixed order."""
+    """Return the files of a package by package/path, in a fixed order, without its tests."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None or not spec.submodule_search_locations:
         raise ConfigError(
@@ -118,6 +125,7 @@ def _modules(name: str, package: str, settings: DocstringCorpus) -> dict[str, Pa
 
 
 def _docstring_content(name: str, settings: DocstringCorpus) -> str:
+    """Return a sha256 of the names and contents of all files that docstrings are taken from."""
     content = []
     for package in settings.packages:
         recorded = _recorded(package)
@@ -128,13 +136,15 @@ def _docstring_content(name: str, settings: DocstringCorpus) -> str:
 
 
 def _recorded(package: str) -> dict[tuple[Path, int | None], str]:
-    """Return the sha256 that the installer of a package recorded, by file and size.
+    """Return the sha256 of a package's files from its RECORD, by file and size in bytes.
 
-    This saves reading a thousand files a package each time a profile is read.
+    Otherwise about a thousand files per package would be read each time a profile is read. RECORD
+    stores hashes in URL-safe base64 without padding:
+    https://packaging.python.org/en/latest/specifications/recording-installed-packages/
     """
     try:
         files = importlib.metadata.files(package) or []
-    except importlib.metadata.PackageNotFoundError:  # named otherwise than what is imported
+    except importlib.metadata.PackageNotFoundError:  # its distribution has another name
         return {}
     return {
         (Path(file.locate()), file.size): base64.urlsafe_b64decode(f"{file.hash.value}=").hex()
@@ -144,7 +154,10 @@ def _recorded(package: str) -> dict[tuple[Path, int | None], str]:
 
 
 def _folder_content(path: Path) -> str:
-    """Return a sha256 of the names and contents of a folder's files, or of a single file."""
+    """Return a sha256 of a file, or of the names and contents of all files in a folder.
+
+    Hidden files and folders are ignored.
+    """
     if path.is_file():
         return file_sha256(path)
     files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
@@ -153,6 +166,7 @@ def _folder_content(path: Path) -> str:
 
 
 def _tokenizer_content(name: str, tokenizer: str) -> str:
+    """Return the sha256 of a tokenizer.json, or the name of a tokenizer on the hub."""
     if not tokenizer.endswith(".json"):
         return tokenizer
     if not Path(tokenizer).is_file():
@@ -163,7 +177,10 @@ def _tokenizer_content(name: str, tokenizer: str) -> str:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Cut a text at ends of lines into pieces of about DOCUMENT_LENGTH characters."""
+    """Split a text at line ends into pieces of at least DOCUMENT_LENGTH characters.
+
+    Only the last piece may be shorter.
+    """
     start = 0
     while start < len(text):
         end = text.find("\n", start + DOCUMENT_LENGTH) + 1 or len(text)
@@ -172,7 +189,8 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _huggingface(name: str, settings: HuggingFaceCorpus) -> Iterator[str]:
-    from datasets import load_dataset  # takes seconds to import, and only this kind needs it
+    """Yield the text column of a Hugging Face dataset, row by row."""
+    from datasets import load_dataset  # imported here because it takes seconds
 
     try:
         rows = load_dataset(
@@ -182,7 +200,8 @@ def _huggingface(name: str, settings: HuggingFaceCorpus) -> Iterator[str]:
             revision=settings.revision,
             streaming=settings.streaming,
         )
-    except Exception as error:  # of many libraries: no network, no such name, split or revision
+    # Many libraries raise here, for example without network or for an unknown name or revision.
+    except Exception as error:
         raise ConfigError(
             ("datasets", name, "path"),
             f"is {settings.path!r}, which cannot be read: {' '.join(str(error).split())}",
@@ -205,7 +224,7 @@ def _huggingface(name: str, settings: HuggingFaceCorpus) -> Iterator[str]:
 
 
 def _paths(name: str, settings: TextCorpus) -> list[Path]:
-    """Return the files of all patterns in the order of their paths."""
+    """Return the files that match the patterns, each once, sorted by path."""
     paths: set[str] = set()
     for pattern in settings.files:
         found = [path for path in glob(pattern, recursive=True) if Path(path).is_file()]
@@ -218,9 +237,12 @@ def _paths(name: str, settings: TextCorpus) -> list[Path]:
 
 
 def _text_files(name: str, settings: TextCorpus) -> dict[str, Path]:
-    """Return each distinct text once, by its sha256: patterns may overlap, files may be copies.
+    """Return one file for each distinct content, by its sha256.
 
-    A text that is read twice would be trained on and validated on.
+    Without this, a copy of a file could be in both the training and the validation text.
+
+    Raises:
+        ConfigError: a file is not UTF-8, or all files are empty.
     """
     found: dict[str, Path] = {}
     for path in _paths(name, settings):
@@ -244,4 +266,5 @@ def _text_files(name: str, settings: TextCorpus) -> dict[str, Path]:
 
 
 def _sha256_of(lines: Iterable[str]) -> str:
+    """Return the sha256 of lines of text."""
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

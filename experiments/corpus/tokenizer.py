@@ -1,4 +1,4 @@
-"""The tokenizer of a corpus: trained on its text, or loaded."""
+"""The tokenizer of a corpus: trained on its text, or a given one."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +11,7 @@ from experiments.settings import ConfigError
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, end_of_text: str) -> Tokenizer:
-    """Train a byte-level BPE, which encodes any text without an unknown token."""
+    """Train a byte-level BPE, which can encode any text without an unknown token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -26,11 +26,19 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, end_of_text: str) -> 
 
 
 def tokenizer_of(name: str, settings: CorpusSettings, texts: list[str], path: Path) -> Tokenizer:
-    """Return the tokenizer of an earlier attempt, the named one, or one trained on `texts`."""
+    """Return the tokenizer of a corpus, and save it at `path`.
+
+    A tokenizer already saved at `path` by an earlier attempt is reused. Otherwise it is the one that
+    the settings name, or a new one trained on `texts`.
+
+    Raises:
+        ConfigError: the named tokenizer cannot be read or contradicts the settings.
+        FileError: `path` cannot be written.
+    """
     if path.exists():
         try:
             return _plain(Tokenizer.from_file(str(path)))
-        except Exception:  # the library raises nothing more special on a damaged file
+        except Exception:  # the library raises a plain Exception for a damaged file
             print(f"{path} is damaged: it is made again", flush=True)
     if settings.tokenizer is None:
         tokenizer = train_tokenizer(texts, settings.vocab_size, settings.end_of_text)
@@ -42,12 +50,13 @@ def tokenizer_of(name: str, settings: CorpusSettings, texts: list[str], path: Pa
 
 
 def _named_tokenizer(name: str, settings: CorpusSettings) -> Tokenizer:
+    """Load a tokenizer from a file or from the hub, and check it against the settings."""
     where = ("datasets", name)
     is_file = settings.tokenizer.endswith(".json")
     try:
         read = Tokenizer.from_file if is_file else Tokenizer.from_pretrained
         tokenizer = read(settings.tokenizer)
-    except Exception as error:  # the library raises nothing more special
+    except Exception as error:  # the library raises a plain Exception
         raise ConfigError(
             (*where, "tokenizer"),
             f"is {settings.tokenizer!r}, which cannot be read: {' '.join(str(error).split())}",
@@ -67,14 +76,14 @@ def _named_tokenizer(name: str, settings: CorpusSettings) -> Tokenizer:
 
 
 def _plain(tokenizer: Tokenizer) -> Tokenizer:
-    """Switch off truncation, padding and random segmentation, which a tokenizer's file may set."""
+    """Disable truncation, padding and BPE dropout, which a tokenizer file may enable."""
     tokenizer.no_truncation()
     tokenizer.no_padding()
     if isinstance(tokenizer.model, models.BPE):
-        tokenizer.model.dropout = None  # arXiv:1910.13267
+        tokenizer.model.dropout = None  # random segmentation, arXiv:1910.13267
     return tokenizer
 
 
 def vocab_size(tokenizer: Tokenizer) -> int:
-    """Return one more than the highest token: the rows that an embedding needs, unused ones too."""
+    """Return the number of embedding rows that a tokenizer needs: its highest token id plus one."""
     return max(tokenizer.get_vocab().values()) + 1

@@ -1,4 +1,4 @@
-"""The tokens of a corpus, read through memmaps of its shards as if they were one array."""
+"""Read the tokens of a corpus from memory-mapped shards, as if they were one array."""
 
 from pathlib import Path
 
@@ -9,12 +9,12 @@ from experiments.files import FileError, file_sha256
 
 
 class TokenStream:
-    """A part of a corpus: its tokens from one place up to another.
+    """A contiguous range of a corpus's tokens.
 
     Args:
-        shards: of the whole corpus, in order; each of one dimension.
-        start: first token.
-        stop: the one behind the last.
+        shards: all shards of the corpus, in order; one-dimensional arrays of token ids.
+        start: position of the first token in the corpus.
+        stop: end position (exclusive).
     """
 
     def __init__(self, shards: list[np.ndarray], start: int, stop: int) -> None:
@@ -26,11 +26,14 @@ class TokenStream:
         return self.stop - self.start
 
     def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
-        """Return the `length` tokens from each start on, int64, shape (len(starts), length).
+        """Return windows of consecutive tokens, int64, shape (len(starts), length).
 
         Args:
-            starts: places in this part, from 0 to len(self) - length.
-            length: tokens a window; a window may go on in the next shard.
+            starts: first positions in this range, from 0 to len(self) - length.
+            length: tokens per window. A window may span several shards.
+
+        Raises:
+            IndexError: a window ends behind the last shard.
         """
         return np.stack([self._window(self.start + int(start), length) for start in starts])
 
@@ -49,10 +52,10 @@ class TokenStream:
 
 
 def read_tokens(folder: Path) -> tuple[TokenStream, TokenStream]:
-    """Return the tokens for training and those for validation.
+    """Return the training tokens and the validation tokens of a corpus.
 
     Raises:
-        FileError: a shard does not have the size it was written with.
+        FileError: meta.json is missing or damaged, or a shard is missing or has a wrong size.
     """
     facts = read_facts(folder)
     shards = []
@@ -61,7 +64,7 @@ def read_tokens(folder: Path) -> tuple[TokenStream, TokenStream]:
         expected = shard.tokens * np.dtype(facts.dtype).itemsize
         if not path.is_file() or path.stat().st_size != expected:
             raise FileError(_damaged(folder, path, f"must be a file of {expected} bytes"))
-        if shard.tokens:  # an empty file cannot be mapped
+        if shard.tokens:  # an empty file cannot be memory-mapped
             shards.append(np.memmap(path, dtype=facts.dtype, mode="r"))
     total = facts.train_tokens + facts.val_tokens
     train = TokenStream(shards, 0, facts.train_tokens)
@@ -69,10 +72,10 @@ def read_tokens(folder: Path) -> tuple[TokenStream, TokenStream]:
 
 
 def verify(folder: Path) -> CorpusFacts:
-    """Return the facts of a corpus once every byte of its tokens is found to be as it was written.
+    """Check every shard of a corpus against its sha256, and return the corpus's metadata.
 
     Raises:
-        FileError: a shard has another sha256.
+        FileError: meta.json is missing or damaged, or a shard is missing or has changed.
     """
     facts = read_facts(folder)
     read_tokens(folder)

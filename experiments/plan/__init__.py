@@ -1,1 +1,1 @@
-"""From a profile to the runs it asks for, each checked before the first one trains."""
+"""The plan: the runs that a profile asks for, all checked before the first one is trained."""

@@ -1,4 +1,7 @@
-"""From a profile to the set of runs it needs. Imports no torch: the Snakefile reads this."""
+"""Expansion of a profile into runs.
+
+This module does not import torch, because the Snakefile imports it at every start.
+"""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -19,16 +22,17 @@ from experiments.yaml_loader import StrictDumper
 
 
 def plan(profile: Profile) -> list[PlannedRun]:
-    """Expand every experiment of `profile`, in the order of the file.
+    """Return the runs of every experiment of `profile`, in the order of the file.
 
-    A run that several experiments need appears once for each of them, with the same spec.
+    If several experiments need the same run, it appears once for each of them, with equal specs.
 
     Raises:
-        ConfigError: a name is not in its registry, or settings do not fit together.
+        ConfigError: a name is not in its registry, settings contradict each other, or two
+            optimizers have the same label.
     """
     for name in profile.by_model:
         _look_up(profile.models, name, ("by_model",))
-    # Both read files, each of which belongs to many runs.
+    # Both functions hash files. Many runs share the same files, so the hashes are cached.
     corpus_of, source_of = cache(partial(_corpus, profile)), cache(source_sha256)
     runs = [
         planned
@@ -40,7 +44,7 @@ def plan(profile: Profile) -> list[PlannedRun]:
 
 
 def dump_used(profile: Profile, planned: list[PlannedRun]) -> str:
-    """Return a profile as YAML, with those entries of the registries that its runs use."""
+    """Return a profile as YAML, with only those registry entries that its runs use."""
     specs = [run.spec for run in planned]
     used = {
         "models": {spec.model_name for spec in specs},
@@ -49,7 +53,7 @@ def dump_used(profile: Profile, planned: list[PlannedRun]) -> str:
     }
     values = profile.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     for kind, names in used.items():
-        entries = values.pop(kind)  # to the end, behind the experiments
+        entries = values.pop(kind)  # inserted again below, so after the experiments
         values[kind] = {name: entry for name, entry in entries.items() if name in names}
     return yaml.dump(
         values,
@@ -61,7 +65,7 @@ def dump_used(profile: Profile, planned: list[PlannedRun]) -> str:
 
 
 def _check_labels(runs: list[PlannedRun]) -> None:
-    """Refuse two optimizers that tables and figures could not tell apart."""
+    """Raise a ConfigError if two optimizers have the same label in tables and figures."""
     by_label = {}
     for run in runs:
         optimizer = run.spec.optimizer.name
@@ -80,6 +84,7 @@ def _expand(
     corpus_of: Callable[[str], Corpus],
     source_of: Callable[[str], str | None],
 ) -> list[PlannedRun]:
+    """Return the runs of one experiment: every combination of its lists."""
     where = ("experiments", name)
     varied = [(argument, value) for argument, values in experiment.args.items() for value in values]
     runs = []
@@ -112,7 +117,7 @@ def _expand(
 
 
 def _dataset(profile: Profile, model_name: str) -> str:
-    """Return the dataset that a model is trained on, in every experiment of the profile."""
+    """Return the name of a model's dataset, which is the same in every experiment."""
     own = profile.by_model.get(model_name, ModelTraining()).dataset
     field = ("by_model", model_name, "dataset") if own else ("dataset",)
     _look_up(profile.datasets, own or profile.dataset, field)
@@ -125,13 +130,14 @@ def _corpus(profile: Profile, dataset: str) -> Corpus:
 
 
 def _training(profile: Profile, model_name: str) -> TrainingSettings:
-    """Return how a model is trained, in every experiment of the profile."""
+    """Return a model's training settings, which are the same in every experiment."""
     own = profile.by_model.get(model_name, ModelTraining()).training
     field = ("by_model", model_name, "training") if own else ("training",)
     return parse(TrainingSettings, profile.training | own, field)
 
 
 def _look_up(registry: dict[str, Any], name: str, field: Keys) -> Any:
+    """Return a registry entry, or raise a ConfigError about `field` if there is none."""
     if name not in registry:
         raise ConfigError(field, f"has {name!r}, but it must be one of {', '.join(registry)}")
     return registry[name]
@@ -140,6 +146,7 @@ def _look_up(registry: dict[str, Any], name: str, field: Keys) -> Any:
 def _check_fit(
     profile: Profile, name: str, model: ModelSettings, corpus: Corpus, training: TrainingSettings
 ) -> None:
+    """Raise a ConfigError if the sequences or the vocabulary are too large for the model."""
     if training.context > model.context:
         is_own = "context" in profile.by_model.get(name, ModelTraining()).training
         raise ConfigError(
@@ -155,6 +162,7 @@ def _check_fit(
 
 
 def _check_layout(profile: Profile, name: str, model: ModelSettings) -> None:
+    """Raise a ConfigError if expert parallelism does not divide the model's experts."""
     layout = profile.by_model.get(name, ModelTraining()).layout
     experts = getattr(model, "experts", 1)
     if experts % layout.ep:

@@ -1,4 +1,4 @@
-"""What can only be checked once the corpora are built, still before any training."""
+"""Checks between building the corpora and training the first run."""
 
 from pathlib import Path
 
@@ -11,14 +11,17 @@ from experiments.settings import ConfigError
 
 
 def check_runs(planned: list[PlannedRun], corpora: Path) -> None:
-    """Hold each run against its corpus, and make each optimizer once without memory.
+    """Check every run: its corpus is intact and large enough, and its optimizer can be built.
+
+    Each distinct optimizer is built once on the meta device, which allocates no memory.
 
     Args:
         planned: the runs.
-        corpora: folder that holds their corpora.
+        corpora: folder of the corpora.
 
     Raises:
-        ConfigError: a corpus is damaged or smaller than a batch, or an optimizer cannot be made.
+        ConfigError: a corpus is damaged or smaller than a batch, or an optimizer cannot be
+            built.
     """
     specs = {run.spec.path: run.spec for run in planned}.values()
     facts = {path: verify(corpora / path) for path in {spec.corpus.path for spec in specs}}
@@ -30,20 +33,26 @@ def check_runs(planned: list[PlannedRun], corpora: Path) -> None:
         key = (spec.model_name, spec.optimizer.model_dump_json(), spec.training.weight_decay)
         distinct.setdefault(key, run)
     for run in distinct.values():
-        _try_optimizer(run)
+        _check_optimizer(run)
 
 
-def _try_optimizer(run: PlannedRun) -> None:
-    """Make a run's optimizer without memory; of a varied argument, say which experiment asks it.
+def _check_optimizer(run: PlannedRun) -> None:
+    """Build a run's optimizer on the meta device.
 
-    A class that reads parameters as it is made needs memory: then they have it, but no values.
+    Some classes read parameters in their constructor, which the meta device does not support
+    (https://docs.pytorch.org/docs/stable/meta.html). They get parameters in CPU memory instead,
+    with uninitialised values.
+
+    Raises:
+        ConfigError: the optimizer cannot be built. If an experiment varies an argument of it, the
+            message names the experiment.
     """
     spec, training = run.spec, run.spec.training
     try:
         try:
             optimizer_on_meta(spec.model, spec.optimizer, training.lr, training.weight_decay)
         except ConfigError as error:
-            # torch raises a RuntimeError where values of the meta device are read.
+            # torch raises a RuntimeError if code reads values of a meta tensor.
             if not isinstance(error.__cause__, RuntimeError):
                 raise
             model = model_on_meta(spec.model).to_empty(device="cpu")

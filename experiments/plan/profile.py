@@ -1,7 +1,7 @@
-"""What may stand in the YAML files of `experiments/config/`, checked key by key.
+"""The keys of the YAML files in `experiments/config/`, with their types and bounds.
 
-A profile (laptop.yaml, smoke.yaml, or a file of the user's own) names the experiments to run; the
-three registries beside it (models.yaml, optimizers.yaml, datasets.yaml) say what the names mean.
+A profile (laptop.yaml, smoke.yaml, or the user's own file) lists the experiments to run. The three
+registries beside it (models.yaml, optimizers.yaml, datasets.yaml) define the names that it uses.
 """
 
 from typing import Annotated, Any, Literal
@@ -17,29 +17,31 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class TrainingSettings(Settings):
-    """How one model is trained; the same for every optimizer."""
+    """Training settings of one model; the same for every optimizer."""
 
-    steps: int = Field(gt=0, description="optimizer steps")
-    batch_size: int = Field(gt=0, description="sequences a step")
+    steps: int = Field(gt=0, description="number of optimizer steps")
+    batch_size: int = Field(gt=0, description="sequences per optimizer step")
     micro_batch_size: int | None = Field(
-        default=None, gt=0, description="sequences a forward pass; divides batch_size, its default"
+        default=None,
+        gt=0,
+        description="sequences per forward pass, a divisor of batch_size; by default batch_size",
     )
-    context: int = Field(gt=0, description="tokens a sequence")
-    lr: float = Field(gt=0, description="highest learning rate of the schedule")
+    context: int = Field(gt=0, description="tokens per sequence")
+    lr: float = Field(gt=0, description="peak learning rate of the schedule")
     min_lr_ratio: float = Field(
-        default=0.1, ge=0, le=1, description="last learning rate, as a part of lr"
+        default=0.1, ge=0, le=1, description="final learning rate divided by lr"
     )
-    warmup_steps: int = Field(ge=0, description="steps of the linear warm-up from zero")
+    warmup_steps: int = Field(ge=0, description="steps of linear warm-up from zero to lr")
     weight_decay: float = Field(
-        default=0.1, ge=0, description="decoupled, on tensors of two or more dimensions"
+        default=0.1, ge=0, description="weight decay of tensors with two or more dimensions"
     )
-    grad_clip_norm: float = Field(default=1.0, gt=0, description="largest global gradient norm")
+    grad_clip_norm: float = Field(default=1.0, gt=0, description="gradients are clipped to this global L2 norm")
     precision: Literal["32-true", "bf16-mixed", "bf16-true"] = Field(
         default="32-true", description="Lightning's precision setting"
     )
     val_every: int = Field(gt=0, description="steps between validations; divides steps")
-    val_sequences: int = Field(gt=0, description="fixed validation windows")
-    log_every: int = Field(default=1, gt=0, description="steps between rows of the metrics")
+    val_sequences: int = Field(gt=0, description="number of fixed validation sequences")
+    log_every: int = Field(default=1, gt=0, description="steps between logged metrics")
 
     @model_validator(mode="after")
     def _fields_agree(self) -> "TrainingSettings":
@@ -61,36 +63,36 @@ class TrainingSettings(Settings):
 
 
 class Experiment(Settings):
-    """Every combination of some models, optimizers, seeds, and learning rates or arguments.
+    """A grid of runs: every combination of models, optimizers, seeds, learning rates and arguments.
 
-    The analysis knows the paper's experiments by their names in the profile (analysis.catalogue).
+    analysis.catalogue recognises the experiments of the paper by their names in the profile.
     """
 
     models: Unique[str] = Field(min_length=1, description="names in models.yaml")
     optimizers: Unique[str] = Field(min_length=1, description="names in optimizers.yaml")
-    seeds: Unique[Annotated[int, Field(ge=0, lt=2**64)]] = Field(  # what torch accepts
-        min_length=1, description="of the initial weights and the order of the data"
+    seeds: Unique[Annotated[int, Field(ge=0, lt=2**64)]] = Field(  # bound of torch.manual_seed
+        min_length=1, description="seeds of the initial weights and of the order of the data"
     )
     lr: Unique[Annotated[float, Field(gt=0)]] = Field(
-        default=(), description="highest learning rates, each in turn; none for the training's own"
+        default=(), description="peak learning rates to sweep; by default only training.lr"
     )
     args: dict[str, Annotated[Unique[Plain[Any]], Field(min_length=1)]] = Field(
         default={},
-        description="arguments of the optimizers: each value in turn, the others as they were",
+        description="values to try for each argument of the optimizers, one argument at a time",
     )
 
 
 class Layout(Settings):
-    """The devices that the paper has for a model, and what they split between them (table 3).
+    """The paper's devices for a model, and how they split it (arXiv:2605.10335, table 3).
 
-    The state of a device is counted by it. What runs here are trained on stands in what they ask of
-    a cluster (experiments.launch.slurm.settings).
+    It serves only to compute the optimizer state per device. The processes of our own runs are set
+    by experiments.launch.slurm.settings.JobSettings.
     """
 
-    devices: int = Field(default=1, gt=0, description="of all nodes together")
-    tp: int = Field(default=1, gt=0, description="tensor parallelism: devices that share a matrix")
-    pp: int = Field(default=1, gt=0, description="pipeline parallelism: devices that share layers")
-    ep: int = Field(default=1, gt=0, description="expert parallelism: devices that share experts")
+    devices: int = Field(default=1, gt=0, description="number of devices on all nodes")
+    tp: int = Field(default=1, gt=0, description="tensor parallelism: devices that split each matrix")
+    pp: int = Field(default=1, gt=0, description="pipeline parallelism: devices that split the layers")
+    ep: int = Field(default=1, gt=0, description="expert parallelism: devices that split the experts")
 
     @model_validator(mode="after")
     def _parts_divide_devices(self) -> "Layout":
@@ -108,27 +110,35 @@ class Layout(Settings):
 
 
 class ModelTraining(Settings):
-    """What one model is trained on and how, where that differs from the profile's."""
+    """Settings of one model that override those of the profile."""
 
     dataset: str | None = Field(default=None, description="name in datasets.yaml")
-    training: dict[str, Any] = Field(default={}, description="training settings")
-    layout: Layout = Field(default=Layout(), description="devices and what they split")
+    training: dict[str, Any] = Field(
+        default={}, description="training settings that differ from those of the profile"
+    )
+    layout: Layout = Field(
+        default=Layout(), description="devices of the paper and how they split the model"
+    )
 
 
 class Registries(Settings):
-    """What names mean. Each shared registry is a file of its own beside the profiles."""
+    """Models, optimizers and datasets by name. Each shared registry is a file in `config/`."""
 
-    models: dict[Name, ModelSettings] = Field(default={})
-    optimizers: dict[Name, OptimizerSettings] = Field(default={})
-    datasets: dict[Name, CorpusSettings] = Field(default={})
+    models: dict[Name, ModelSettings] = Field(default={}, description="models by name")
+    optimizers: dict[Name, OptimizerSettings] = Field(
+        default={}, description="optimizers by name"
+    )
+    datasets: dict[Name, CorpusSettings] = Field(default={}, description="datasets by name")
 
 
 class Profile(Registries):
-    """One file of experiments. Its own registries add to the shared ones."""
+    """A profile: one file of experiments. It may add entries to the shared registries."""
 
     dataset: str = Field(description="name in datasets.yaml")
-    training: dict[str, Any] = Field(description="training settings of every model")
+    training: dict[str, Any] = Field(description="training settings of all models (TrainingSettings)")
     by_model: dict[Name, ModelTraining] = Field(
-        default={}, description="what differs for a model; the same in all its experiments"
+        default={}, description="overrides for single models, in all experiments"
     )
-    experiments: dict[Name, Experiment] = Field(min_length=1)
+    experiments: dict[Name, Experiment] = Field(
+        min_length=1, description="grids of runs, by the name of the experiment"
+    )

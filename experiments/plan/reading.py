@@ -1,4 +1,4 @@
-"""Reading a profile together with the shared registries."""
+"""Read a profile and the shared registries from YAML."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,18 +11,18 @@ from experiments.yaml_loader import located, read_yaml
 
 CONFIG_DIR = Path(__file__).parents[1] / "config"
 
-
 _S = TypeVar("_S", bound=Settings)
 
 
 def load_profile(name: str) -> Profile:
-    """Read a profile with the shared registries joined in.
+    """Read a profile and add the entries of the shared registries to it.
 
     Args:
-        name: a profile of `experiments/config/`, such as "laptop", or the path of a YAML file.
+        name: name of a profile in `experiments/config/`, such as "laptop", or path of a YAML file.
 
     Raises:
-        ConfigError: there is no such profile, or something in it is not accepted.
+        ConfigError: there is no such profile, a setting is not accepted, or the profile defines a
+            name that is already in a shared registry.
     """
     path = _path(name)
     if not path.is_file():
@@ -46,11 +46,14 @@ def load_profile(name: str) -> Profile:
 
 @contextmanager
 def lines_named(profile: str, *others: Path) -> Iterator[None]:
-    """Add to a ConfigError the line to mend, of the profile or of a shared registry.
+    """Add the file and line of the wrong setting to a ConfigError that the block raises.
 
     Args:
-        profile: as of `load_profile`.
-        others: more YAML files that settings come from.
+        profile: name or path of a profile, as for `load_profile`.
+        others: further YAML files in which settings may be.
+
+    Raises:
+        ConfigError: the block raised one; its message now begins with file and line.
     """
     try:
         yield
@@ -59,7 +62,7 @@ def lines_named(profile: str, *others: Path) -> Iterator[None]:
 
 
 def profile_names() -> list[str]:
-    """Names of the profiles that come with the project."""
+    """Return the names of the profiles in `experiments/config/`."""
     return sorted({path.stem for path in CONFIG_DIR.glob("*.yaml")} - set(Registries.model_fields))
 
 

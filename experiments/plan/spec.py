@@ -1,4 +1,4 @@
-"""One run: everything its result depends on, and the experiment that asks for it."""
+"""Specification of one run, and the experiment that it belongs to."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from experiments.settings import Settings, digest
 
 
 class RunSpec(Settings):
-    """Everything that a run's result depends on, and where its corpus is read from."""
+    """Everything that the result of a run depends on, plus the location of its corpus."""
 
     model_name: str
     model: ModelSettings
@@ -22,7 +22,10 @@ class RunSpec(Settings):
 
     @property
     def path(self) -> str:
-        """Folder of the run, below `results/runs/`: readable, and unique by a digest."""
+        """Folder of the run, relative to `results/runs/`.
+
+        The name is readable. A hash of the settings and of the corpus content makes it unique.
+        """
         identity = self.model_dump(mode="json") | {"corpus": self.corpus.identity}
         return (
             f"{self.model_name}/{self.optimizer.name}/"
@@ -32,17 +35,17 @@ class RunSpec(Settings):
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run, and the experiment that asked for it."""
+    """A run of one experiment."""
 
     experiment: str
     spec: RunSpec
-    label: str
-    shared_lr: float  # the learning rate that all optimizers of this model have in common
-    argument: str = ""  # of the optimizer, where the experiment varies one
-    value: Any = None  # of that argument
+    label: str  # name of the optimizer in tables and figures
+    shared_lr: float  # training.lr of the model, before any sweep: the same for all optimizers
+    argument: str = ""  # optimizer argument that the experiment varies; "" for none
+    value: Any = None  # value of that argument
 
     def row(self) -> dict[str, Any]:
-        """Return what the analysis needs to know before the run is trained, as plain values."""
+        """Return the run as a row of the table of planned runs that the analysis reads."""
         training = self.spec.training
         return {
             "experiment": self.experiment,
