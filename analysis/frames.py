@@ -12,6 +12,7 @@ from analysis.catalogue import Artefact
 from analysis.rows import Row
 from analysis.text import number
 from experiments.files import FileError, atomic
+from experiments.plan.spec import PlanRow
 from experiments.runs.folder import ResultsFolder
 from experiments.runs.metrics import COLUMNS
 from experiments.runs.summary import ENDED, Measurements
@@ -28,26 +29,7 @@ _NAMES = [
     "run",
     "family",
 ]
-_PLAN = [
-    "experiment",
-    "model",
-    "optimizer",
-    "label",
-    "lr",
-    "shared_lr",
-    "argument",
-    "value",
-    "seed",
-    "dataset",
-    "planned_steps",
-    "batch_size",
-    "context",
-    "warmup_steps",
-    "min_lr_ratio",
-    "weight_decay",
-    "grad_clip_norm",
-    "run",
-]
+_PLAN = [*PlanRow.__annotations__]
 _SUMMARY = ["run", *Measurements.__annotations__, "reason"]
 _KEYS = ["experiment", "argument", "value", "run"]  # unique for each row of a plan
 

@@ -17,7 +17,7 @@ def test_a_module_has_at_most_300_lines(path):
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_folder_has_at_most_a_dozen_modules(folder):
+def test_a_folder_has_few_modules(folder):
     modules = [path for path in folder.glob("*.py") if not path.name.startswith("__")]
     assert len(modules) <= (13 if folder.name == "powerstep" else 11)
 

@@ -78,7 +78,9 @@ def build(name: str, settings: CorpusSettings, folder: Path) -> CorpusFacts:
     return facts
 
 
-def _reusable_shard(tokenizer: Tokenizer, texts: list[str], folder: Path, number: int) -> Shard | None:
+def _reusable_shard(
+    tokenizer: Tokenizer, texts: list[str], folder: Path, number: int
+) -> Shard | None:
     """Return an intact shard that an earlier attempt made from these texts; None without one."""
     record, path = (folder / _file(number, suffix) for suffix in ("json", "bin"))
     try:

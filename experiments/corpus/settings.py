@@ -26,10 +26,14 @@ class _Corpus(Settings):
         description="number of tokens of the trained BPE; for a given tokenizer, the upper bound",
     )
     end_of_text: str = Field(
-        default="<|endoftext|>", description="token after each document; a given tokenizer must know it"
+        default="<|endoftext|>",
+        description="token after each document; a given tokenizer must know it",
     )
     validation_fraction: float = Field(
-        default=0.05, gt=0, lt=1, description="fraction of the tokens, at the end, used for validation"
+        default=0.05,
+        gt=0,
+        lt=1,
+        description="fraction of the tokens, at the end, used for validation",
     )
 
 
@@ -71,7 +75,9 @@ class HuggingFaceCorpus(_Corpus):
     )
     split: str = Field(default="train", description="split to read")
     text_field: str = Field(default="text", description="column that holds the text")
-    streaming: bool = Field(default=False, description="read while downloading, without a local copy")
+    streaming: bool = Field(
+        default=False, description="read while downloading, without a local copy"
+    )
     max_documents: int | None = Field(
         default=None, gt=0, description="number of documents to read; by default all"
     )

@@ -28,8 +28,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, end_of_text: str) -> 
 def tokenizer_of(name: str, settings: CorpusSettings, texts: list[str], path: Path) -> Tokenizer:
     """Return the tokenizer of a corpus, and save it at `path`.
 
-    A tokenizer already saved at `path` by an earlier attempt is reused. Otherwise it is the one that
-    the settings name, or a new one trained on `texts`.
+    A tokenizer that an earlier attempt saved at `path` is reused. Otherwise the settings name a
+    tokenizer, or a new one is trained on `texts`.
 
     Raises:
         ConfigError: the named tokenizer cannot be read or contradicts the settings.

@@ -13,10 +13,20 @@ from experiments.plan.spec import PlannedRun, RunSpec
 from experiments.runs.folder import ResultsFolder, RunFolder
 from experiments.runs.metrics import is_row
 
-_COLUMNS = (
-    *("model", "optimizer", "lr", "seed", "status"),
-    *("step", "loss", "tokens/s", "left", "job", "starts", "note"),
-)
+_COLUMNS = [
+    "model",
+    "optimizer",
+    "lr",
+    "seed",
+    "status",
+    "step",
+    "loss",
+    "tokens/s",
+    "left",
+    "job",
+    "starts",
+    "note",
+]
 _LAST_ROWS = 20  # number of logged steps whose median time gives the speed
 
 

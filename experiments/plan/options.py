@@ -29,7 +29,8 @@ class Options(Settings):
     """
 
     profile: Annotated[str, BeforeValidator(_profile_name)] = Field(
-        default="laptop", description="name of a profile in experiments/config/, or path of a YAML file"
+        default="laptop",
+        description="name of a profile in experiments/config/, or path of a YAML file",
     )
     runs_at_once: int | None = Field(
         default=None,

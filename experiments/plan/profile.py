@@ -35,7 +35,9 @@ class TrainingSettings(Settings):
     weight_decay: float = Field(
         default=0.1, ge=0, description="weight decay of tensors with two or more dimensions"
     )
-    grad_clip_norm: float = Field(default=1.0, gt=0, description="gradients are clipped to this global L2 norm")
+    grad_clip_norm: float = Field(
+        default=1.0, gt=0, description="gradients are clipped to this global L2 norm"
+    )
     precision: Literal["32-true", "bf16-mixed", "bf16-true"] = Field(
         default="32-true", description="Lightning's precision setting"
     )
@@ -90,9 +92,15 @@ class Layout(Settings):
     """
 
     devices: int = Field(default=1, gt=0, description="number of devices on all nodes")
-    tp: int = Field(default=1, gt=0, description="tensor parallelism: devices that split each matrix")
-    pp: int = Field(default=1, gt=0, description="pipeline parallelism: devices that split the layers")
-    ep: int = Field(default=1, gt=0, description="expert parallelism: devices that split the experts")
+    tp: int = Field(
+        default=1, gt=0, description="tensor parallelism: devices that split each matrix"
+    )
+    pp: int = Field(
+        default=1, gt=0, description="pipeline parallelism: devices that split the layers"
+    )
+    ep: int = Field(
+        default=1, gt=0, description="expert parallelism: devices that split the experts"
+    )
 
     @model_validator(mode="after")
     def _parts_divide_devices(self) -> "Layout":
@@ -125,9 +133,7 @@ class Registries(Settings):
     """Models, optimizers and datasets by name. Each shared registry is a file in `config/`."""
 
     models: dict[Name, ModelSettings] = Field(default={}, description="models by name")
-    optimizers: dict[Name, OptimizerSettings] = Field(
-        default={}, description="optimizers by name"
-    )
+    optimizers: dict[Name, OptimizerSettings] = Field(default={}, description="optimizers by name")
     datasets: dict[Name, CorpusSettings] = Field(default={}, description="datasets by name")
 
 
@@ -135,7 +141,9 @@ class Profile(Registries):
     """A profile: one file of experiments. It may add entries to the shared registries."""
 
     dataset: str = Field(description="name in datasets.yaml")
-    training: dict[str, Any] = Field(description="training settings of all models (TrainingSettings)")
+    training: dict[str, Any] = Field(
+        description="training settings of all models (TrainingSettings)"
+    )
     by_model: dict[Name, ModelTraining] = Field(
         default={}, description="overrides for single models, in all experiments"
     )

@@ -1,7 +1,7 @@
 """Specification of one run, and the experiment that it belongs to."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from experiments.corpus.settings import Corpus
 from experiments.models.settings import ModelSettings
@@ -44,8 +44,8 @@ class PlannedRun:
     argument: str = ""  # optimizer argument that the experiment varies; "" for none
     value: Any = None  # value of that argument
 
-    def row(self) -> dict[str, Any]:
-        """Return the run as a row of the table of planned runs that the analysis reads."""
+    def row(self) -> "PlanRow":
+        """Return the run as a row of the plan, the table of runs that the analysis reads."""
         training = self.spec.training
         return {
             "experiment": self.experiment,
@@ -67,3 +67,26 @@ class PlannedRun:
             "grad_clip_norm": training.grad_clip_norm,
             "run": self.spec.path,
         }
+
+
+class PlanRow(TypedDict):
+    """The columns of a plan (results/<profile>/plans/<digest>.csv), one row per planned run."""
+
+    experiment: str
+    model: str
+    optimizer: str
+    label: str
+    lr: float
+    shared_lr: float
+    argument: str
+    value: str
+    seed: int
+    dataset: str
+    planned_steps: int
+    batch_size: int
+    context: int
+    warmup_steps: int
+    min_lr_ratio: float
+    weight_decay: float
+    grad_clip_norm: float
+    run: str  # RunSpec.path

@@ -1,5 +1,7 @@
 """A profile expands to its runs; a run's path hashes everything its result depends on."""
 
+import re
+
 import pytest
 
 from analysis.paper import load_paper
@@ -210,3 +212,11 @@ def test_a_spec_survives_json(tiny_plan):
 def test_the_projects_files_explain_themselves():
     for path in CONFIG_DIR.glob("*.yaml"):
         assert path.read_text().startswith("#"), f"{path.name} does not begin with a comment"
+
+
+def test_datasets_of_the_hub_are_pinned_to_a_commit():
+    datasets = load_profile("paper").datasets.values()
+    of_hub = [dataset for dataset in datasets if dataset.kind == "huggingface"]
+    assert of_hub
+    for dataset in of_hub:
+        assert re.fullmatch("[0-9a-f]{40}", dataset.revision)
