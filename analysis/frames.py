@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.catalogue import Artefact
 from analysis.rows import Row
 from analysis.text import number
 from experiments.files import FileError, atomic
@@ -52,9 +51,9 @@ class Results:
     runs: pd.DataFrame
     metrics: pd.DataFrame
 
-    def of(self, artefact: Artefact) -> "Results":
+    def of(self, rows: Iterable[Row]) -> "Results":
         """Return the results of the runs that a figure or a table shows, in its order."""
-        keys = pd.DataFrame(artefact.rows, columns=_KEYS)
+        keys = pd.DataFrame(rows, columns=_KEYS)
         runs = keys.merge(self.runs, on=_KEYS, how="left", validate="one_to_one")
         return Results(self.folder, runs, self.metrics[self.metrics["run"].isin(runs["run"])])
 

@@ -25,7 +25,7 @@ def write_figure(artefact: Artefact, results: Results, folder: Path) -> None:
         folder: folder of the three files.
     """
     with plt.style.context(canvas.STYLE):
-        figure, data = _KINDS[artefact.kind](results.of(artefact))
+        figure, data = _KINDS[artefact.kind](results.of(artefact.rows))
         canvas.write(figure, data, folder / artefact.name)
 
 

@@ -42,7 +42,7 @@ def make_table(artefact: Artefact, results: Results) -> Table:
         artefact: the table.
         results: results of at least the runs it shows.
     """
-    numbers, shown = _KINDS[artefact.kind](results.of(artefact))
+    numbers, shown = _KINDS[artefact.kind](results.of(artefact.rows))
     return numbers, shown.astype(object).where(shown.notna(), MISSING)
 
 

@@ -134,7 +134,7 @@ def test_both_protocols_stand_side_by_side(results_folder):
     for row in rows[:2] + rows[3::2]:
         write_run(results_folder, row, 3.0 if row["lr"] == 1e-3 else 2.5)
     plan = read_plan(write_plan(results_folder, rows))
-    _, shown = loss_by_optimizer(read_results(plan, results_folder).of(tables(plan)["table4"]))
+    _, shown = loss_by_optimizer(read_results(plan, results_folder).of(tables(plan)["table4"].rows))
     assert shown.loc["AdamW", "gpt2-pico, lr 0.001"] == "3.000 (n=1)"
     assert shown.loc["AdamW", "gpt2-pico, own lr"] == "2.500 (n=1) [0.003, edge]"
 
