@@ -82,8 +82,8 @@ onstart:
 
 
 onsuccess:
-    if Path(f"{RESULTS}/summary.txt").exists():
-        print(Path(f"{RESULTS}/summary.txt").read_text(encoding="utf-8", errors="replace"))
+    if Path(f"{RESULTS}/verdicts.txt").exists():
+        print(Path(f"{RESULTS}/verdicts.txt").read_text(encoding="utf-8", errors="replace"))
     if failed := WORKFLOW.failed_runs():
         sys.exit("\n  ".join([f"{len(failed)} failed; the same command tries again:", *failed]))
 
@@ -269,7 +269,7 @@ rule report:
         tables=expand(f"{RESULTS}/tables/{{table}}.md", table=TABLES),
     output:
         html=f"{RESULTS}/report.html",
-        summary=f"{RESULTS}/summary.txt",
+        verdicts=f"{RESULTS}/verdicts.txt",
     log:
         f"{RESULTS}/logs/report.log",
     message:

@@ -81,7 +81,7 @@ _COMMANDS = {
     "figure": (run_figure, "draw one figure"),
     "table": (run_table, "write one table"),
     "claims": (run_claims, "write claims.csv and claims.md, runs.csv and metrics.parquet"),
-    "report": (run_report, "write report.html and summary.txt; needs the figures"),
+    "report": (run_report, "write report.html and verdicts.txt; needs the figures"),
     "all": (run_all, "write everything from the runs that have ended so far"),
 }
 

@@ -1,4 +1,4 @@
-"""The report: one HTML page that loads nothing else, and a short summary for the terminal."""
+"""The report: one HTML page that loads nothing else, and the verdicts as text for the terminal."""
 
 import base64
 from pathlib import Path
@@ -17,7 +17,7 @@ from experiments.files import atomic
 
 
 def write_report(plan: list[Row], results: Results, folder: Path, settings: Path) -> None:
-    """Write `report.html` and `summary.txt` of a profile.
+    """Write `report.html` and `verdicts.txt` of a profile.
 
     Args:
         plan: all rows of the plan.
@@ -43,8 +43,8 @@ def write_report(plan: list[Row], results: Results, folder: Path, settings: Path
     )
     with atomic(folder / "report.html") as path:
         path.write_text(page, encoding="utf-8")
-    with atomic(folder / "summary.txt") as path:
-        path.write_text(_summary(folder, notes, claims), encoding="utf-8")
+    with atomic(folder / "verdicts.txt") as path:
+        path.write_text(_verdicts(folder, notes, claims), encoding="utf-8")
 
 
 def _notes(runs: pd.DataFrame) -> list[str]:
@@ -115,7 +115,7 @@ def _html(table: pd.DataFrame) -> str:
     return table.rename_axis(index=None, columns=table.index.name).to_html(border=0, na_rep=MISSING)
 
 
-def _summary(folder: Path, notes: list[str], claims: list[Claim]) -> str:
+def _verdicts(folder: Path, notes: list[str], claims: list[Claim]) -> str:
     lines = [
         f"PowerStep-Bench, profile {folder.name}",
         *(f"  {note}" for note in notes),

@@ -130,7 +130,7 @@ def test_what_is_done_can_be_looked_at_before_the_rest_is(folder, text_file):
     assert code == 0, output
     assert "train tiny with" not in output
     results = folder / "results" / "partly"
-    assert "6 runs: 4 completed, 2 missing" in (results / "summary.txt").read_text()
+    assert "6 runs: 4 completed, 2 missing" in (results / "verdicts.txt").read_text()
     assert "1 missing of 3" in (results / "tables/table4.md").read_text()
     assert "4 completed, 2 missing" in (results / "report.html").read_text()
 

@@ -21,7 +21,7 @@ TEXTS = [f"Document {i} has {i * i} words of its own." for i in range(35)]
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
     monkeypatch.setattr(corpus, "SHARD_DOCUMENTS", 10)
-    monkeypatch.setattr(corpus, "_DOCUMENTS_AT_ONCE", 4)
+    monkeypatch.setattr(corpus, "_DOCUMENTS_PER_BATCH", 4)
 
 
 def dataset(folder, texts=TEXTS, **settings):
