@@ -1,4 +1,4 @@
-"""Reading and writing files that a crash, a full disk or another process may interrupt."""
+"""Atomic writes, locks and JSON lines, safe against crashes, full disks and other processes."""
 
 import fcntl
 import hashlib
@@ -22,14 +22,14 @@ class FileError(ConfigError):
 
 @contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; move it there when the block ends without an error.
+    """Yield a temporary path beside `path`, and rename it to `path` if the block raises no error.
 
-    The content is on disk before it gets its name, so that neither a killed process nor a power
-    cut leaves half a file. Temporary files of killed processes are removed by the next writer in
-    the folder. The temporary name keeps the suffix, by which pandas and matplotlib choose a format.
+    The content is synced to disk before the rename, so neither a killed process nor a power cut
+    leaves a partial file. The next writer in the folder removes the temporary files of killed
+    processes. The temporary name keeps the suffix, from which pandas and matplotlib choose the format.
 
     Raises:
-        FileError: the file cannot be written; what stood at `path` is as it was.
+        FileError: the file cannot be written; `path` is unchanged.
     """
     path = Path(path)
     make_folder(path.parent)
@@ -47,10 +47,10 @@ def atomic(path: Path | str) -> Iterator[Path]:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it.
+    """Make a folder and its parents.
 
     Raises:
-        FileError: something else has its name, or it may not be made or written to.
+        FileError: a file has the name of a folder, or the folder cannot be made or written to.
     """
     check_folder(path)
     try:
@@ -62,10 +62,10 @@ def make_folder(path: Path) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """Refuse a folder whose name, or that of one above it, something else has.
+    """Check that nothing but a folder has the name of a folder or of one of its parents.
 
     Raises:
-        FileError: it is a file, or a link to nothing.
+        FileError: one of them is a file or a broken link.
     """
     for part in (*reversed(path.parents), path):
         if os.path.lexists(part) and not part.is_dir():
@@ -103,7 +103,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
 
 
 def is_locked(path: Path) -> bool:
-    """Tell whether another process holds the lock of a file; False if it cannot be opened."""
+    """Return whether another process holds the lock of a file; False if it cannot be opened."""
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -115,16 +115,16 @@ def is_locked(path: Path) -> bool:
 
 
 def append_line(path: Path, value: dict[str, Any]) -> None:
-    """Add a line of JSON to a file, on disk when this returns.
+    """Append a line of JSON to a file, and sync it to disk.
 
     Raises:
-        FileError: it cannot be written.
+        FileError: the file cannot be written.
     """
     line = json.dumps(value).encode() + b"\n"
     with _writing(path), path.open("ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":  # half a line, left by a killed process
+            if file.read(1) != b"\n":  # a killed process left a partial line
                 line = b"\n" + line
         file.write(line)
         file.flush()
@@ -132,13 +132,13 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
 
 
 def read_lines(path: Path, last: int = 0) -> list[dict[str, Any]]:
-    """Return the JSON objects in a file of lines; none where it cannot be read.
+    """Return the JSON objects in a file of lines; none if it cannot be read.
 
-    What is not an object is left out: half a line of a killed process, or what a power cut left.
+    Other lines are skipped, such as a partial line after a crash.
 
     Args:
         path: the file.
-        last: only its last so many lines are read; all of them where it is 0.
+        last: number of lines to read, from the end; 0 for all.
     """
     try:
         content = path.read_bytes()
@@ -149,7 +149,7 @@ def read_lines(path: Path, last: int = 0) -> list[dict[str, Any]]:
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
-    """Return the JSON object in a file; None where it cannot be read or holds something else."""
+    """Return the JSON object in a file; None if it cannot be read or is not an object."""
     try:
         return _parsed(path.read_bytes())
     except OSError:
@@ -163,21 +163,21 @@ def file_sha256(path: Path) -> str:
 
 
 def is_whole_parquet(path: Path) -> bool:
-    """Tell whether a file begins and ends as parquet does; its content is not read."""
+    """Return whether a file begins and ends like a parquet file; the rest is not read."""
     try:
         with path.open("rb") as file:
             first = file.read(4)
             file.seek(-4, os.SEEK_END)
             return first == file.read(4) == b"PAR1"
-    except OSError:  # it is missing or shorter
+    except OSError:  # missing, or shorter than the two magic numbers
         return False
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged file, which loses nothing; return its new path.
+    """Rename a damaged file, so that nothing is lost, and return its new path.
 
     Raises:
-        FileError: it cannot be renamed.
+        FileError: the file cannot be renamed.
     """
     aside = path.with_name(f"{path.name}.damaged")
     with _writing(path):
@@ -187,33 +187,33 @@ def set_aside(path: Path) -> Path:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Turn the system's error into a sentence that names the file."""
+    """Turn an OSError into a FileError that names the file."""
     try:
         yield
     except OSError as error:
         own = error.filename is None or Path(str(error.filename)).parent == path.parent
-        if not own:  # it is of another file, which was being read
+        if not own:  # the error is about another file, which was being read
             raise
         raise FileError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _temporary_file(path: Path) -> tuple[Path, BinaryIO]:
-    """Return a new file beside `path`, locked for as long as it is open, so that none removes it.
+    """Return a new file beside `path`, locked while open, so that no other writer removes it.
 
-    Its mode is that of any new file (the umask applies), unlike that of `tempfile`.
+    Unlike a file of `tempfile`, it has the mode that the umask gives.
     """
     while True:
         temporary = path.with_name(f".{secrets.token_hex(4)}.partial{path.suffix}")
         file = os.fdopen(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), "r+b")
-        with suppress(OSError):  # without locks leftovers stay, which disturb nothing
+        with suppress(OSError):  # without locks, leftovers are not removed; they do no harm
             fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_nlink:
             return temporary, file
-        file.close()  # another writer took it for a leftover before it was locked
+        file.close()  # another writer removed it before it was locked
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of processes that died; those of living ones are locked."""
+    """Remove the temporary files of dead processes; files of living processes are locked."""
     for path in folder.glob(".*.partial*"):
         with suppress(OSError), path.open("r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -221,7 +221,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have a folder's names on disk, where the file system can do that."""
+    """Sync the names in a folder to disk, if the file system supports it."""
     with suppress(OSError):
         number = os.open(folder, os.O_RDONLY)
         try:
@@ -232,7 +232,7 @@ def _sync_folder(folder: Path) -> None:
 
 def _parsed(text: bytes) -> dict[str, Any] | None:
     try:
-        value = json.loads(text.strip(b"\0 \r\n").decode())  # NULs: of a power cut
+        value = json.loads(text.strip(b"\0 \r\n").decode())  # a power cut may leave NULs
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

@@ -1,4 +1,4 @@
-"""What every settings class is built on, and how a mistake in one becomes one sentence."""
+"""Base class of all settings, and the error for a value that is not accepted."""
 
 import hashlib
 import json
@@ -50,14 +50,15 @@ def dotted(field: Keys) -> str:
 
 
 class Ambiguous(str):
-    """Text without quotes that readers of YAML take for different values, such as 010 or yes."""
+    """Unquoted YAML text that parsers read as different values, such as 010 or yes."""
 
     def __repr__(self) -> str:
-        """Return it without quotes, as it was written."""
+        """Return the text as in the file, without quotes."""
         return str(self)
 
 
-# Types by the first word of pydantic's error types, in words for readers of YAML.
+# Names of types for users, by the first word of pydantic's error type
+# (https://docs.pydantic.dev/latest/errors/validation_errors/).
 _WORDS = {
     "bool": "true or false",
     "int": "a whole number in decimal digits",
@@ -69,10 +70,10 @@ _WORDS = {
 
 
 class Settings(BaseModel):
-    """A frozen mapping whose keys are all known.
+    """Base class of settings: frozen, without unknown keys.
 
-    No value becomes one of another kind, as pydantic makes true or "1" to 1. A whole number may be
-    written as 1e3.
+    Values are not converted between types; pydantic by default reads true or "1" as 1. A whole
+    number may be written as 1e3.
     """
 
     model_config = ConfigDict(
@@ -109,7 +110,7 @@ class Settings(BaseModel):
 
 
 def _once_each(items: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Refuse an item that stands twice, or that tables could not tell from another one."""
+    """Reject an item that appears twice, or whose text equals that of another item."""
     for i, item in enumerate(items):
         if any(_equal(item, other) or str(item) == str(other) for other in items[:i]):
             raise refused(item, "stand there only once")
@@ -117,12 +118,12 @@ def _once_each(items: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _equal(a: Any, b: Any) -> bool:
-    """Compare two values; true and 1, which Python takes for equal, are not."""
+    """Compare two values; true and 1, equal in Python, are different here."""
     return a == b and isinstance(a, bool) == isinstance(b, bool)
 
 
 def _plain(value: Any) -> Any:
-    """Refuse a value that may be meant otherwise, or that does not survive JSON."""
+    """Reject a value that is ambiguous in YAML or that JSON cannot store."""
     if isinstance(value, (list, tuple, dict)):
         for item in value.values() if isinstance(value, dict) else value:
             _plain(item)
@@ -134,15 +135,15 @@ def _plain(value: Any) -> Any:
 
 
 def refused(value: Any, accepted: str) -> PydanticCustomError:
-    """Return the error of a validator: a value, or an item in it, should <accepted>."""
+    """Return a validator's error, "<value> should <accepted>", for a value or an item in it."""
     return PydanticCustomError("refused", f"Input should {accepted}", {"value": value})
 
 
 _T = TypeVar("_T")
 _S = TypeVar("_S", bound=Settings)
-Items = Annotated[tuple[_T, ...], Strict(False)]  # made from a list
-Unique = Annotated[Items[_T], AfterValidator(_once_each)]  # a set that keeps its order
-Plain = Annotated[_T, BeforeValidator(_plain)]  # of a field that takes values of several kinds
+Items = Annotated[tuple[_T, ...], Strict(False)]  # a list in YAML, a tuple in Python
+Unique = Annotated[Items[_T], AfterValidator(_once_each)]  # Items without duplicates
+Plain = Annotated[_T, BeforeValidator(_plain)]  # for a field that accepts several types
 
 
 def parse(settings: type[_S], values: Any, field: Keys = ()) -> _S:
@@ -196,7 +197,7 @@ def _config_error(error: dict[str, Any], field: Keys) -> ConfigError:
 
 
 def _accepted(error: dict[str, Any]) -> str:
-    """Say what a value should be."""
+    """Return the accepted values as the end of a sentence: "be …" or "have …"."""
     name, _, complaint = error["type"].partition("_")
     if name in _WORDS and complaint in ("type", "parsing", "parsing_size", "from_float"):
         return f"be {_WORDS[name]}"
@@ -206,7 +207,7 @@ def _accepted(error: dict[str, Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Return a value as in a list of YAML rather than in a tuple of Python."""
+    """Return a value as text, tuples as lists."""
     return repr(list(value) if isinstance(value, tuple) else value)
 
 

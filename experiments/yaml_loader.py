@@ -1,4 +1,4 @@
-"""PyYAML without its surprises, and where in a file something stands."""
+"""A strict YAML loader, and the line of a setting in a file."""
 
 import re
 from collections.abc import Iterator
@@ -20,10 +20,10 @@ _AMBIGUOUS = "!ambiguous"
 class StrictLoader(yaml.SafeLoader):
     """A safe loader of mappings, lists, text, decimal numbers, true, false and null.
 
-    PyYAML reads YAML 1.1, which takes 1e-3 for text; here it is a number. Text without quotes that
-    YAML 1.1 takes for something else (010, 1:30, 1_000, yes, 2024-01-01) becomes Ambiguous. A key
-    is always text, as it is written. A key that stands twice is an error, but a key may override a
-    merged one (`<<: *anchor`).
+    PyYAML follows YAML 1.1, in which 1e-3 is text; here it is a number. Unquoted text that YAML 1.1
+    reads as another type (010, 1:30, 1_000, yes, 2024-01-01) becomes Ambiguous. A key is always
+    text, as written in the file. A duplicate key is an error, but a key may override a merged one
+    (`<<: *anchor`).
     """
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
@@ -40,7 +40,7 @@ class StrictLoader(yaml.SafeLoader):
         return node
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
-        """Compose a mapping whose keys are text, or raise if a key stands twice.
+        """Compose a mapping whose keys are text, or raise if a key is duplicated.
 
         Merged keys are added here. PyYAML does it when it constructs the mapping, and mixes up
         which key overrides which (https://github.com/yaml/pyyaml/issues/953).

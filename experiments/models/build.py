@@ -1,4 +1,4 @@
-"""The language models that are trained: our GPT-2, and others through `transformers`."""
+"""Builds a language model from its settings."""
 
 import torch
 from torch import nn
@@ -12,15 +12,15 @@ from experiments.models.settings import (
 
 
 def build_model(settings: ModelSettings) -> nn.Module:
-    """Make a model with fresh weights from torch's global random generator.
+    """Build a model with initial weights from torch's global random generator.
 
-    A model maps token ids and targets, both int64 of shape (batch, sequence), to the mean
-    cross-entropy in nats per token.
+    The model maps token ids and targets, both int64 of shape (batch, sequence), to the mean
+    cross-entropy, a scalar in nats per token.
     """
     return GPT2(settings) if isinstance(settings, GPT2Settings) else CausalLM(settings)
 
 
 def model_on_meta(settings: ModelSettings) -> nn.Module:
-    """Make a model on the meta device: its parameters have shapes and dtypes, but no memory."""
+    """Build a model on the meta device: its parameters have shapes and dtypes, but no memory."""
     with torch.device("meta"):
         return build_model(settings)

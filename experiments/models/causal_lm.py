@@ -1,4 +1,4 @@
-"""Models of `transformers`, made from their settings alone."""
+"""Language models of `transformers` with initial weights."""
 
 from typing import Any
 
@@ -13,21 +13,22 @@ from experiments.models.settings import (
 
 
 class CausalLM(nn.Module):
-    """A causal language model of `transformers`, made from its configuration alone.
+    """A causal language model of `transformers`, built from its settings without a download.
 
-    While it trains, its gradient, but not its loss, has a part that balances the experts' loads.
+    In training, the load-balancing loss of a mixture of experts adds to the gradient, but not to
+    the returned loss.
     """
 
     def __init__(self, settings: Qwen3Settings | Qwen3MoeSettings | DeepseekV2Settings) -> None:
         super().__init__()
-        from transformers import AutoConfig, AutoModelForCausalLM  # seconds that GPT-2 does without
+        from transformers import AutoConfig, AutoModelForCausalLM  # slow; not needed for GPT-2
 
         config = AutoConfig.for_model(settings.family, **_configuration(settings))
         self.model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
         self.settings = settings
         self._router_logits: list[Tensor] = []
         for name, module in self.model.named_modules():
-            if name.endswith("mlp.gate"):  # of a mixture; a dense block's is called gate_proj
+            if name.endswith("mlp.gate"):  # the router; a dense block has a gate_proj instead
                 module.register_forward_hook(self._keep_router_logits)
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
@@ -37,7 +38,7 @@ class CausalLM(nn.Module):
         loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
         if self.training and self._router_logits:
             balance = self._load_balancing_loss()
-            loss = loss + (balance - balance.detach())  # adds its gradient and 0
+            loss = loss + (balance - balance.detach())  # adds 0 to the loss, and the gradient
         return loss
 
     def _load_balancing_loss(self) -> Tensor:
@@ -56,7 +57,7 @@ class CausalLM(nn.Module):
 def _configuration(
     settings: Qwen3Settings | Qwen3MoeSettings | DeepseekV2Settings,
 ) -> dict[str, Any]:
-    """Return the settings by the names that `transformers` has for them."""
+    """Return the settings by the names in a configuration of `transformers`."""
     common = {
         "num_hidden_layers": settings.layers,
         "hidden_size": settings.width,

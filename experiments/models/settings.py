@@ -1,4 +1,4 @@
-"""The language models that models.yaml may describe."""
+"""Settings of the language models in models.yaml."""
 
 from typing import Annotated, Literal
 
@@ -8,7 +8,7 @@ from experiments.settings import ConfigError, Settings
 
 
 class _Model(Settings):
-    """What every decoder-only language model has."""
+    """Settings of every decoder-only language model."""
 
     layers: int = Field(gt=0, description="number of transformer blocks")
     width: int = Field(gt=0, description="size of the residual stream")
@@ -37,12 +37,12 @@ class GPT2Settings(_Model):
 
     @property
     def head_rows(self) -> dict[str, int]:
-        """Rows of a head in each matrix that is split by heads of queries and keys."""
+        """Rows of a head, by the name of a matrix whose rows are split by heads."""
         return dict.fromkeys(("q_proj", "k_proj"), self.width // self.heads)
 
 
 class _Rotary(_Model):
-    """What the models of `transformers` have in common."""
+    """Settings of every model with rotary position embeddings."""
 
     mlp_width: int = Field(gt=0, description="inner size of a dense feed-forward block")
     rope_theta: float = Field(gt=0, description="base of the rotary position embedding")
@@ -53,8 +53,8 @@ class Qwen3Settings(_Rotary):
     """Qwen3 (arXiv:2505.09388): grouped-query attention with normalised queries and keys."""
 
     family: Literal["qwen3"] = Field(description="the architecture")
-    kv_heads: int = Field(gt=0, description="attention heads of keys and values; divides heads")
-    head_dim: int = Field(gt=0, multiple_of=2, description="size of a head, whatever the width")
+    kv_heads: int = Field(gt=0, description="attention heads of keys and values; must divide heads")
+    head_dim: int = Field(gt=0, multiple_of=2, description="size of a head, independent of width")
 
     @model_validator(mode="after")
     def _kv_heads_divide_heads(self) -> "Qwen3Settings":
@@ -71,15 +71,15 @@ class Qwen3Settings(_Rotary):
 
     @property
     def head_rows(self) -> dict[str, int]:
-        """Rows of a head in each matrix that is split by heads of queries and keys."""
+        """Rows of a head, by the name of a matrix whose rows are split by heads."""
         return dict.fromkeys(("q_proj", "k_proj"), self.head_dim)
 
 
 class _Mixture(Settings):
-    """Routed experts in place of a dense feed-forward block."""
+    """Settings of routed experts, which replace a dense feed-forward block."""
 
     experts: int = Field(gt=1, description="routed experts of a block")
-    experts_per_token: int = Field(gt=0, description="experts a token goes to; at most experts")
+    experts_per_token: int = Field(gt=0, description="routed experts of a token; at most `experts`")
     expert_width: int = Field(gt=0, description="inner size of an expert")
     router_aux_loss: float = Field(
         ge=0, description="weight of the loss that balances the experts' loads (arXiv:2101.03961)"
@@ -111,11 +111,17 @@ class DeepseekV2Settings(_Mixture, _Rotary):
 
     family: Literal["deepseek_v2"] = Field(description="the architecture")
     dense_layers: int = Field(ge=0, description="first blocks, which have no experts")
-    shared_experts: int = Field(gt=0, description="experts that every token goes to")
-    kv_rank: int = Field(gt=0, description="size of the latent that keys and values come from")
-    qk_nope_head_dim: int = Field(gt=0, description="size of a head's part without position")
-    qk_rope_head_dim: int = Field(gt=0, multiple_of=2, description="size of its rotary part")
-    v_head_dim: int = Field(gt=0, description="size of a head of the values")
+    shared_experts: int = Field(gt=0, description="experts of every token")
+    kv_rank: int = Field(
+        gt=0, description="size of the latent from which keys and values are computed"
+    )
+    qk_nope_head_dim: int = Field(
+        gt=0, description="size of the part of a head without rotary embedding"
+    )
+    qk_rope_head_dim: int = Field(
+        gt=0, multiple_of=2, description="size of the part of a head with rotary embedding"
+    )
+    v_head_dim: int = Field(gt=0, description="size of a value head")
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "DeepseekV2Settings":
@@ -127,9 +133,9 @@ class DeepseekV2Settings(_Mixture, _Rotary):
 
     @property
     def head_rows(self) -> dict[str, int]:
-        """Rows of a head in each matrix that is split by heads of queries and keys.
+        """Rows of a head, by the name of a matrix whose rows are split by heads.
 
-        A head's keys and values come from one matrix, whose rows stand head by head.
+        One matrix, kv_b_proj, gives the keys and the values; its rows are grouped by heads.
         """
         return {
             "q_proj": self.qk_nope_head_dim + self.qk_rope_head_dim,

@@ -1,4 +1,4 @@
-"""Adam-mini with the blocks of each family of models."""
+"""Adam-mini with blocks that fit each model family."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -9,26 +9,27 @@ from torch import Tensor, nn
 
 
 class AdamMini(Adam_mini):
-    """The authors' Adam-mini (arXiv:2406.16793), told which rows of a matrix share a learning rate.
+    """The authors' Adam-mini (arXiv:2406.16793) with the size of the blocks set per parameter.
 
-    The library takes every head of queries and keys to have width² / heads elements, and every
-    parameter to be a matrix. Neither holds where heads have a size of their own (Qwen3), where keys
-    come from a latent (DeepSeek-V2), or where the experts of a block are one tensor of three
-    dimensions. Its rule for heads, a block for so many elements in a row, covers all of them: the
-    rows of a head share a block (Algorithm 3), and of other matrices each row, an output neuron or
-    a token, has its own. Vectors have one block each.
+    All elements of a block share a second moment. The authors' library assumes that a head of
+    queries or keys has width² / heads elements, and that every parameter is a matrix. This is wrong
+    for heads with a size of their own (Qwen3), for keys from a latent (DeepSeek-V2), and for the
+    experts of a mixture, which are one tensor of three dimensions. The library's rule for heads,
+    blocks of a fixed number of consecutive elements, covers all cases: a head's rows are a block
+    (Algorithm 3), every row of another matrix (an output neuron or a token) is a block, and so is
+    every vector.
 
     Args:
-        named_parameters: names and parameters; those of two and more dimensions hold a linear map
-            of shape (out, in) in the last two.
-        head_rows: rows of a head by the name of the module that is split by heads.
+        named_parameters: names and parameters; the last two dimensions of a matrix or of a stack of
+            matrices are (out, in).
+        head_rows: rows of a head, by the name of a module whose rows are split by heads.
         lr: learning rate.
-        betas: decay of the first and the second moment.
-        eps: added to the root of the second moment.
+        betas: decay rates of the first and the second moment.
+        eps: added to the square root of the second moment.
         weight_decay: decoupled.
 
     Raises:
-        ValueError: a matrix is not split into whole heads.
+        ValueError: the rows of a matrix are not a multiple of a head's rows.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class AdamMini(Adam_mini):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Any:
-        """Take a step of every group with the size of its own blocks."""
+        """Take one step, each group with its own block size."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""From an entry of optimizers.yaml to an optimizer of a model's parameters, and its memory."""
+"""Builds the optimizer of a model from an entry of optimizers.yaml."""
 
 from copy import deepcopy
 from typing import Any
@@ -10,27 +10,27 @@ from experiments.models.build import model_on_meta
 from experiments.models.settings import ModelSettings
 from experiments.optimizers.import_class import arguments, import_class
 from experiments.optimizers.settings import OptimizerSpec
-from experiments.optimizers.user_code import describe, errors_told
+from experiments.optimizers.user_code import describe, errors_explained
 from experiments.settings import ConfigError, Keys, dotted
 
 
 def build_optimizer(
     spec: OptimizerSpec, model: nn.Module, lr: float, weight_decay: float
 ) -> Optimizer:
-    """Make the optimizer that `spec` describes for the parameters of `model`.
+    """Build the optimizer of `model` that `spec` describes.
 
-    Every optimizer decays the same parameters: those of two or more dimensions. A class whose first
-    argument is `named_parameters` gets (name, parameter) pairs.
+    Weight decay applies to the same parameters for every optimizer: those of two or more
+    dimensions. A class whose first argument is `named_parameters` gets (name, parameter) pairs.
 
     Args:
-        spec: the class and its own arguments.
-        model: holds the parameters.
-        lr: the highest learning rate of the schedule.
-        weight_decay: λ of the tensors that decay.
+        spec: the class and its arguments.
+        model: the model whose parameters are optimized.
+        lr: peak learning rate of the schedule.
+        weight_decay: λ, for the parameters that decay.
 
     Raises:
-        ConfigError: the class cannot be imported, is no optimizer that the training loop can use,
-            has no such argument, or raises an error when it is made.
+        ConfigError: the class cannot be imported, is not an optimizer that the training loop can
+            use, does not accept an argument, or raises an error in its constructor.
     """
     where = ("optimizers", spec.name)
     optimizer_class = import_class(spec.class_path, where)
@@ -52,7 +52,7 @@ def build_optimizer(
     by_name = accepted[:1] == ["named_parameters"]
     params = list(model.named_parameters()) if by_name else _groups(model, weight_decay)
     refused = f"is {spec.class_path!r}, but it cannot be made"
-    with errors_told((*where, "class"), refused, spec.class_path):
+    with errors_explained((*where, "class"), refused, spec.class_path):
         try:
             optimizer = optimizer_class(params, lr=lr, **deepcopy(spec.args))
         except (AssertionError, TypeError, ValueError) as error:
@@ -61,7 +61,7 @@ def build_optimizer(
                 (*where, "args"), f": {spec.class_path} refuses them: {reason}"
             ) from error
         _check_groups(optimizer, spec.class_path, where)
-    if by_name:  # such a class makes its own groups; the choice of what decays stays ours
+    if by_name:  # the class makes its own groups; set the same weight decay as for other classes
         for group in optimizer.param_groups:
             decays = any(map(_decays, group["params"][:1]))
             group["weight_decay"] = weight_decay if decays else 0.0
@@ -71,10 +71,10 @@ def build_optimizer(
 def optimizer_on_meta(
     settings: ModelSettings, spec: OptimizerSpec, lr: float, weight_decay: float
 ) -> tuple[nn.Module, Optimizer]:
-    """Make a model on the meta device and its optimizer, which then has no memory either.
+    """Build a model on the meta device and its optimizer; neither takes memory.
 
     Raises:
-        ConfigError: as of `build_optimizer`.
+        ConfigError: as `build_optimizer`.
     """
     model = model_on_meta(settings)
     return model, build_optimizer(spec, model, lr, weight_decay)

@@ -1,7 +1,7 @@
-"""Loading an optimizer's state as it was saved.
+"""Loads an optimizer's state exactly as it was saved.
 
-torch casts loaded state to the dtype of the parameters, and copies whatever can be iterated over as
-`type(value)(…)`, which garbles strings and refuses arrays:
+torch casts loaded state to the dtype of the parameters. It copies every iterable by
+`type(value)(…)`, which garbles strings and fails for arrays:
 https://docs.pytorch.org/docs/stable/generated/torch.optim.Optimizer.load_state_dict.html
 """
 
@@ -12,13 +12,13 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-State = dict[str, Any]  # as of Optimizer.state_dict
+State = dict[str, Any]  # the value of Optimizer.state_dict()
 
 
 def load_exactly(optimizer: Optimizer) -> None:
-    """Have an optimizer keep the dtypes and the values that it is given by `load_state_dict`.
+    """Make `load_state_dict` of an optimizer keep the dtypes and values that it is given.
 
-    Optimizers of `powerstep` are left alone: they keep their state in the precision asked for.
+    Optimizers of `powerstep` are unchanged: they convert the state to their own precision.
     """
     if any(base.__module__.startswith("powerstep.") for base in type(optimizer).__mro__):
         return
@@ -44,7 +44,7 @@ def load_exactly(optimizer: Optimizer) -> None:
 
 
 def _without_others(value: Any) -> Any:
-    """Return nested state without what torch cannot copy."""
+    """Return nested state with None for the values that torch cannot copy."""
     if isinstance(value, dict):
         return {key: _without_others(inner) for key, inner in value.items()}
     if type(value) in (list, tuple):
@@ -53,11 +53,11 @@ def _without_others(value: Any) -> Any:
 
 
 def _as_given(loaded: Any, given: Any) -> Any:
-    """Return loaded state with the dtypes of what was given, and with what was left out."""
+    """Return loaded state with the dtypes and the uncopied values of the given state."""
     if isinstance(given, Tensor) and isinstance(loaded, Tensor):
         return loaded if loaded.dtype == given.dtype else given.to(loaded.device)
     if isinstance(given, dict) and isinstance(loaded, dict):
-        merged = copy(given)  # of the same type, and in the optimizer's order
+        merged = copy(given)  # keeps the type of the mapping, in the optimizer's order
         merged.clear()
         merged.update(loaded)
         merged.update((key, _as_given(loaded[key], given[key])) for key in given if key in loaded)

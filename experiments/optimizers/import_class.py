@@ -1,4 +1,4 @@
-"""From the path of an optimizer's class to the class."""
+"""Imports an optimizer class by its dotted path, and checks that the training loop can use it."""
 
 import inspect
 from importlib import import_module
@@ -6,24 +6,24 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from experiments.optimizers.user_code import errors_told
+from experiments.optimizers.user_code import errors_explained
 from experiments.settings import ConfigError, Keys
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def import_class(class_path: str, where: Keys) -> type[Optimizer]:
-    """Return a class that the training loop can use: the loop calls `step()`, and no more.
+    """Import an optimizer class that works with a plain `step()`, as the training loop calls it.
 
     Args:
-        class_path: such as "torch.optim.SGD".
-        where: the entry it stands in, such as ("optimizers", "sgd").
+        class_path: dotted path, such as "torch.optim.SGD".
+        where: keys of the entry that names the class, such as ("optimizers", "sgd").
 
     Raises:
-        ConfigError: it cannot be imported, is no optimizer, or asks more of the loop.
+        ConfigError: the class cannot be imported, is not an optimizer, or needs more than `step()`.
     """
     field, problem = (*where, "class"), f"is {class_path!r}, but"
-    with errors_told(field, f"{problem} it must be importable", class_path):
+    with errors_explained(field, f"{problem} it must be importable", class_path):
         found = import_object(class_path)
     if not (inspect.isclass(found) and issubclass(found, Optimizer)):
         raise ConfigError(field, f"{problem} it must be a subclass of torch.optim.Optimizer")
@@ -50,7 +50,7 @@ def import_class(class_path: str, where: Keys) -> type[Optimizer]:
 
 
 def import_object(path: str) -> Any:
-    """Return what a dotted path such as "torch.optim.SGD" names.
+    """Import the object at a dotted path such as "torch.optim.SGD".
 
     Raises:
         ImportError: the module, or a module that it imports, is not installed.
@@ -61,6 +61,6 @@ def import_object(path: str) -> Any:
 
 
 def arguments(optimizer_class: type[Optimizer]) -> list[str]:
-    """Name a constructor's arguments; **kwargs accepts nothing here, since it hides mistakes."""
+    """Return the names of a constructor's arguments, without *args and **kwargs."""
     parameters = inspect.signature(optimizer_class).parameters.values()
     return [parameter.name for parameter in parameters if parameter.kind not in _VARIADIC]

@@ -1,4 +1,4 @@
-"""The entries of optimizers.yaml, and the optimizer of one run."""
+"""Settings of an entry of optimizers.yaml, and of the optimizer of one run."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -11,17 +11,16 @@ from experiments.settings import ConfigError, Keys, Plain, Settings, refused
 
 
 def _line(text: str) -> str:
-    """Refuse text that is empty, or that would break the row of a table."""
+    """Reject text that is empty or has line breaks, which would break the row of a table."""
     if len(text.splitlines()) != 1 or text.isspace():
         raise refused(text, "be a line of text")
     return text
 
 
 class OptimizerSettings(Settings):
-    """An importable optimizer class and the arguments it is made with.
+    """An importable optimizer class and its arguments, apart from lr and weight_decay.
 
-    lr and weight_decay come from the training settings. A value `$model.width` stands for that
-    field of the model that is trained.
+    A value such as `$model.width` is replaced by that field of the trained model.
     """
 
     label: Annotated[str, AfterValidator(_line)] = Field(description="name in tables and figures")
@@ -33,18 +32,20 @@ class OptimizerSettings(Settings):
     args: dict[str, Plain[Any]] = Field(default={}, description="arguments of the class")
     sharded: bool = Field(
         default=True,
-        description="whether it can step on parts of tensors; with strategy fsdp others get ddp",
+        description="whether it can step on shards of tensors; if not, strategy fsdp becomes ddp",
     )
     source: str = Field(description="where these arguments come from")
 
 
 class OptimizerSpec(Settings):
-    """An importable optimizer class with its arguments, all of them plain values."""
+    """The optimizer of one run: an importable class, and arguments that JSON can store."""
 
     name: str
     class_path: str = Field(alias="class")
     args: dict[str, Any]
-    source_sha256: str | None = Field(default=None, description="of a class of the user's")
+    source_sha256: str | None = Field(
+        default=None, description="of the source code, if it is the user's own"
+    )
 
 
 def optimizer_spec(
@@ -53,10 +54,16 @@ def optimizer_spec(
     model: ModelSettings,
     args: Mapping[str, Any] = MappingProxyType({}),
 ) -> OptimizerSpec:
-    """Return an entry of optimizers.yaml for one model, some of its arguments replaced.
+    """Return the optimizer that an entry of optimizers.yaml describes for one model.
+
+    Args:
+        name: name of the entry.
+        entry: its settings.
+        model: the model whose fields replace values such as `$model.width`.
+        args: arguments that replace those of the entry.
 
     Raises:
-        ConfigError: an argument stands for a field that the model does not have.
+        ConfigError: an argument refers to a field that the model does not have.
     """
     return OptimizerSpec(
         name=name,

@@ -1,4 +1,4 @@
-"""The user's own code behind an optimizer, on which its results depend. Imports none of it."""
+"""Hash of the user's own source code of an optimizer. The code is read, not imported."""
 
 import ast
 import hashlib
@@ -12,22 +12,22 @@ from pathlib import Path
 from experiments.files import file_sha256
 
 _ROOT = Path(__file__).resolve().parents[2]
-_OWN = ("experiments", "powerstep")  # their commit is in each run's provenance
-_INSTALLED = {"site-packages", "dist-packages"}  # folders of any environment, or of the system
+_OWN = ("experiments", "powerstep")  # this project's packages; each run records their commit
+_INSTALLED = {"site-packages", "dist-packages"}  # names of the folders with installed packages
 _STANDARD = Path(sysconfig.get_path("stdlib")).resolve()
 
 
 def source_sha256(class_path: str) -> str | None:
-    """Return a sha256 of the modules that a class of the user's comes from.
+    """Return a sha256 of the modules that define a user's class.
 
-    These are the module that `class_path` names and those that it imports from the same folder.
+    These are the module in `class_path`, and the modules that it imports from the same folder.
 
     Args:
-        class_path: dotted, such as my_package.optimizers.MyOptimizer.
+        class_path: dotted path, such as my_package.optimizers.MyOptimizer.
 
     Returns:
-        None for a class of this project or of an installed package, and for one that cannot be
-        found; the plan refuses that one.
+        None for a class of this project or of an installed package, and for a class that is not
+        found, which the plan refuses.
     """
     module = class_path.rpartition(".")[0]
     folder = _folder_of(module.partition(".")[0])
@@ -40,14 +40,17 @@ def source_sha256(class_path: str) -> str | None:
 
 
 def _folder_of(top: str) -> Path | None:
-    """Return the folder in which a module or package of the user's lies; None for any other."""
+    """Return the folder that contains a user's module or package; None if it is not the user's."""
     spec = None
-    with suppress(ValueError):  # of __main__, which may have no spec
-        # As the commands of the Snakefile find it, also in Snakemake's own process.
+    with suppress(ValueError):  # find_spec raises it for a __main__ without a spec
+        # The same search path in Snakemake's own process as in the commands of its rules.
         spec = PathFinder.find_spec(top, ["", str(_ROOT)]) or importlib.util.find_spec(top)
     if top in _OWN or spec is None or not (spec.has_location or spec.submodule_search_locations):
         return None
-    places = [*(spec.submodule_search_locations or []), spec.origin]  # of a package, its folder
+    places = [
+        *(spec.submodule_search_locations or []),
+        spec.origin,
+    ]  # a package has its folder here
     folder = Path(places[0]).resolve().parent
     return None if is_installed(folder) else folder
 
@@ -58,7 +61,7 @@ def is_installed(path: Path) -> bool:
 
 
 def _modules(module: str, folder: Path) -> dict[str, Path]:
-    """Return by name the files of a module, its packages, and what they import from a folder."""
+    """Return the files of a module, its packages and their imports from a folder, by name."""
     found: dict[str, Path] = {}
     pending = [module]
     while pending:
@@ -78,8 +81,8 @@ def _modules(module: str, folder: Path) -> dict[str, Path]:
 
 
 def _imports(path: Path, package: str) -> Iterator[str]:
-    """Yield the names that a file in a package imports; some of them are no modules."""
-    with suppress(SyntaxError, ValueError):  # told by the plan, which imports it
+    """Yield the names that a file imports; some are names inside modules."""
+    with suppress(SyntaxError, ValueError):  # the plan imports the file, and reports its error
         for node in ast.walk(ast.parse(path.read_bytes())):
             if isinstance(node, ast.Import):
                 yield from (alias.name for alias in node.names)

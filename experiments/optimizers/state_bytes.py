@@ -1,4 +1,4 @@
-"""The memory of an optimizer's state."""
+"""Size of an optimizer's state in memory."""
 
 from collections import defaultdict, deque
 from collections.abc import Mapping
@@ -11,22 +11,23 @@ from torch.distributed.tensor import DTensor
 
 
 def state_bytes(optimizer: Any) -> int:
-    """Return the bytes of all tensors that the optimizer keeps between steps, counters included.
+    """Return the size of an optimizer's state in bytes, step counters included.
 
     Args:
-        optimizer: with a mapping `state`, as torch.optim.Optimizer has it.
+        optimizer: any object with a mapping `state`, such as a torch.optim.Optimizer.
     """
     return tensor_bytes(optimizer.state)
 
 
 def tensor_bytes(kept: Any) -> int:
-    """Return the bytes of the tensors and arrays in nested dicts, lists, tuples and sets.
+    """Return the size of all tensors and arrays in nested dicts, lists, tuples and sets, in bytes.
 
-    Tensors that share memory count once, also on the meta device. A tensor that is made of others,
-    as torchao's are, counts as these; one that is spread over processes counts as a whole.
+    Tensors that share memory count once, also on the meta device. A tensor subclass that wraps
+    other tensors, as in torchao (https://pytorch.org/docs/stable/notes/extending.html), counts as
+    these. A DTensor counts as the whole tensor, over all processes.
     """
-    views: dict[Any, set[tuple[int, int]]] = defaultdict(set)  # of each piece of memory
-    others: dict[int, int] = {}  # bytes by id
+    views: dict[Any, set[tuple[int, int]]] = defaultdict(set)  # (offset, bytes) by storage
+    others: dict[int, int] = {}  # bytes by id() of the tensor or array
     pending = [kept]
     while pending:
         value = pending.pop()
@@ -46,18 +47,18 @@ def tensor_bytes(kept: Any) -> int:
             views[value.untyped_storage()].add((value.storage_offset(), _face_bytes(value)))
         elif isinstance(value, Tensor):
             others[id(value)] = _face_bytes(value)
-    # Views may overlap, but never take more than what they look at.
+    # The views of a storage may overlap, but together they are never larger than the storage.
     in_views = [min(memory.nbytes(), sum(n for _, n in parts)) for memory, parts in views.items()]
     return sum(in_views) + sum(others.values())
 
 
 def _face_bytes(tensor: Tensor) -> int:
-    """Return the bytes of a tensor by its shape and dtype."""
+    """Return the size of a tensor by its shape and dtype, in bytes."""
     return tensor.numel() * tensor.element_size()
 
 
 def _whole_bytes(tensor: DTensor) -> int:
-    """Return the bytes of a tensor's parts in all processes, each copy of a part once."""
+    """Return the size of a DTensor over all processes, in bytes; replicas count once."""
     part = tensor.to_local()
     if not part.numel():
         return _face_bytes(tensor)

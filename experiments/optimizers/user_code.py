@@ -1,4 +1,4 @@
-"""Errors of classes that users name in their settings, told in one sentence."""
+"""One-sentence messages for errors that a user's optimizer class raises."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,18 +9,18 @@ from traceback import walk_tb
 from experiments.optimizers.source_code import is_installed
 from experiments.settings import ConfigError, Keys
 
-_LONGEST = 300  # characters of a message; torch's may have a stack of C++
+_LONGEST = 300  # characters of a message that are shown; torch's may include a C++ stack trace
 _PROJECT = str(Path(__file__).parents[1])
 
 
 @contextmanager
-def errors_told(field: Keys, problem: str, class_path: str) -> Iterator[None]:
-    """Turn whatever a user's code raises into a ConfigError.
+def errors_explained(field: Keys, problem: str, class_path: str) -> Iterator[None]:
+    """Turn any error of a user's code into a ConfigError.
 
     Args:
         field: the setting that names the class; () for none.
         problem: beginning of the message; the error and its place are added.
-        class_path: the class that is used, such as "my_package.MyOptimizer".
+        class_path: dotted path of the user's class, such as "my_package.MyOptimizer".
 
     Raises:
         ConfigError: the code raised something, or called sys.exit.
@@ -34,14 +34,15 @@ def errors_told(field: Keys, problem: str, class_path: str) -> Iterator[None]:
 
 
 def describe(error: BaseException, class_path: str) -> str:
-    """Return an error's type, its message, and the line of the user's code that it comes from.
+    """Return the type and message of an error, and the line of the user's code that raised it.
 
     Args:
-        error: as it was caught.
-        class_path: the class that was used; its module is the user's, wherever it lies.
+        error: the error.
+        class_path: dotted path of the user's class; its module counts as the user's code wherever
+            it is installed.
     """
     message = shorten(str(error), _LONGEST, placeholder=" …")
-    if isinstance(error, SyntaxError):  # its message names the line
+    if isinstance(error, SyntaxError):  # the message of a SyntaxError names the line
         return f"{type(error).__name__}: {message}"
     parts = [type(error).__name__, message]
     return ": ".join(part for part in parts if part) + _place(error, class_path)

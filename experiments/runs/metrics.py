@@ -13,8 +13,8 @@ Row = dict[str, float]  # the metrics of a logged step, by the names of COLUMNS
 COLUMNS = {
     "step": "int64",  # optimizer steps taken
     "tokens": "int64",  # tokens trained on so far
-    "train_loss": "float64",  # of this step's batch, nats per token
-    "val_loss": "float64",  # after this step, nats per token; NaN where not validated
+    "train_loss": "float64",  # loss on this step's batch, nats per token
+    "val_loss": "float64",  # on the validation windows, nats per token; NaN if not validated
     "lr": "float64",  # learning rate of this step
     "grad_norm": "float64",  # global l2 norm of the gradient before clipping
     "update_rms": "float64",  # root mean square of the change of all parameters
@@ -63,7 +63,7 @@ class MetricsLog:
 
 
 def is_row(value: dict[str, Any]) -> bool:
-    """Tell whether a JSON object is a row of metrics; some columns may be missing."""
+    """Return whether a JSON object is a row of metrics; some columns may be missing."""
     return {"step", "tokens"} <= {*value} <= {*COLUMNS} and all(
         isinstance(number, int if COLUMNS[name] == "int64" else (int, float))
         for name, number in value.items()

@@ -1,4 +1,4 @@
-"""What a result came from: the code, the versions, the machine and the memory it took."""
+"""Provenance of a result: commit, package versions and hardware."""
 
 import importlib.metadata
 import os
@@ -44,7 +44,7 @@ def _checkout() -> dict[str, str | bool | None]:
 
 
 def _git(*arguments: str) -> str | None:
-    """Return what git prints, or None where this is no checkout or git is missing."""
+    """Return the output of git; None if this is not a checkout or git is not installed."""
     # GIT_DIR, GIT_WORK_TREE and their like, set in a hook, point to another repository.
     # GIT_CONFIG_* may declare this one to be safe.
     environment = {

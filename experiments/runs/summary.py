@@ -44,8 +44,8 @@ class Measurements(TypedDict, total=False):
     final_val_loss: float | None  # nats per token; None if the run diverged or failed
     best_val_loss: float | None  # nats per token
     parameters: int
-    state_bytes: int  # of the optimizer, counters included
-    peak_memory_bytes: int  # of the process that used most: GPU memory, or RAM without a GPU
+    state_bytes: int  # size of the optimizer state, step counters included
+    peak_memory_bytes: int  # largest over all processes; GPU memory, or RAM without a GPU
     tokens_per_second: float  # median over the logged steps
     optimizer_seconds: float  # median time of the update, in seconds
 

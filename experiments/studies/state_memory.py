@@ -16,7 +16,7 @@ from experiments.models.settings import ModelSettings
 from experiments.optimizers.build import build_optimizer
 from experiments.optimizers.settings import OptimizerSettings, OptimizerSpec, optimizer_spec
 from experiments.optimizers.state_bytes import tensor_bytes
-from experiments.optimizers.user_code import errors_told
+from experiments.optimizers.user_code import errors_explained
 from experiments.plan.profile import Layout, Profile
 from experiments.plan.reading import load_profile
 from experiments.settings import ConfigError
@@ -99,7 +99,7 @@ def count_state(spec: OptimizerSpec, model: nn.Module) -> StateCount:
         param.grad = torch.empty_like(param) if param is first else None
     try:
         optimizer = build_optimizer(spec, model, lr=1e-3, weight_decay=0.0)
-        with errors_told((), f"{spec.class_path} cannot step without memory", spec.class_path):
+        with errors_explained((), f"{spec.class_path} cannot step without memory", spec.class_path):
             optimizer.step()
     except ConfigError as error:
         return _not_counted(model, error)
