@@ -26,7 +26,7 @@ def atomic(path: Path | str) -> Iterator[Path]:
 
     The content is synced to disk before the rename, so neither a killed process nor a power cut
     leaves a partial file. The next writer in the folder removes the temporary files of killed
-    processes. The temporary name keeps the suffix, from which pandas and matplotlib choose the format.
+    processes. A temporary name keeps its suffix, from which pandas and matplotlib choose a format.
 
     Raises:
         FileError: the file cannot be written; `path` is unchanged.
