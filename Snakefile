@@ -15,7 +15,6 @@ sys.path.insert(0, workflow.basedir)
 
 from analysis.catalogue import figures, tables
 from experiments.plan.reading import CONFIG_DIR
-from experiments.runs.folder import ResultsFolder
 from experiments.settings import digest
 from experiments.workflow import Workflow, errors_exit, last_line, set_environment
 

@@ -9,6 +9,7 @@ from experiments.plan.options import Options
 from experiments.plan.preflight import check_runs
 from experiments.plan.reading import lines_named, load_profile
 from experiments.settings import ConfigError, parse
+from experiments.training.parallel import Parallel
 from tests.conftest import profile_values, write_profile
 
 
@@ -233,3 +234,20 @@ def test_numbers_may_be_written_as_everyone_writes_them(tmp_path, text_file):
     path.write_text(path.read_text().replace("lr: 0.01", "lr: 1e-2"))
     assert plan(load_profile(str(path)))[0].spec.training.lr == 0.01
     assert load_profile("laptop").optimizers["adamw"].args["eps"] == 1e-8
+
+
+@pytest.mark.parametrize(
+    ("values", "field", "problem"),
+    [
+        ({"nodes": 0}, ("slurm", "nodes"), "is 0, but it should be greater than 0"),
+        ({"nodes": "two"}, ("slurm", "nodes"), "is 'two', but it should be a whole number"),
+        ({"tensor_parallel": 2}, ("slurm", "tensor_parallel"), "is 2, but it must divide"),
+        ({"nods": 2}, ("slurm",), "unknown key 'nods'; accepted: nodes, strategy"),
+    ],
+)
+def test_an_error_has_its_field_and_its_problem_as_attributes(values, field, problem):
+    with pytest.raises(ConfigError) as raised:
+        parse(Parallel, values, ("slurm",))
+    assert raised.value.field == field
+    assert raised.value.problem.startswith(problem)
+    assert str(raised.value).endswith(raised.value.problem)
