@@ -51,7 +51,7 @@ class PeakMemory:
 
 
 class ParameterCopy:
-    """The values of parameters before an update, kept so that the peak of memory leaves them out.
+    """A copy of the parameters before an update, which the measured peak memory leaves out.
 
     On a GPU their size is subtracted. In RAM it could not be, because the system knows only the
     peak of all pages; there they are written to a file, whose pages are not counted: on Linux a
