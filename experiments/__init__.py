@@ -1,1 +1,1 @@
-"""What is run: the configuration, the grid it spans, the data, the models and the training."""
+"""Trains the runs: profiles, corpora, models, optimizers, training, launchers and studies."""
