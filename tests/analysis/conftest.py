@@ -1,4 +1,4 @@
-"""The files that a profile's runs would have left behind."""
+"""Writes the files that the runs of a profile leave behind."""
 
 import json
 from pathlib import Path

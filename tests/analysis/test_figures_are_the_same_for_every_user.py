@@ -1,4 +1,4 @@
-"""Nothing of the user's matplotlib shows in a figure, nor ends the drawing of one."""
+"""The user's matplotlib settings neither change a figure nor break its drawing."""
 
 import os
 import subprocess
@@ -34,11 +34,11 @@ image.cmap: gray
 path.simplify: False
 """
 
-FIGURES = ["fig1", "fig2a"]  # a formula, and the curves of runs with their labels
+FIGURES = ["fig1", "fig2a"]  # one without runs, and one with labelled curves
 
 
 def draw(folder, **environment):
-    """Draw figures by a process of its own, as the Snakefile's rules do; return their folder."""
+    """Draw figures in a process of its own, as the Snakefile's rules do; return their folder."""
     row = planned("powerstep")
     write_run(folder, row, 3.0)
     plan = write_plan(folder, [row])
@@ -61,7 +61,7 @@ def draw(folder, **environment):
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
-    """Return the folder of figures that were drawn without settings of a user."""
+    """Return the folder of figures that were drawn without user settings."""
     return draw(tmp_path_factory.mktemp("plain"), MATPLOTLIBRC=os.devnull)
 
 

@@ -1,4 +1,4 @@
-"""Figures draw what the runs' files say, up to a divergence, and name what is missing."""
+"""Figures show the runs' metrics, up to a divergence, and name missing runs."""
 
 import subprocess
 import sys
@@ -35,7 +35,7 @@ def in_style():
 
 @pytest.fixture
 def results(results_folder):
-    """Return a function that writes a comparison's runs but those left out, and reads them."""
+    """Return a function that writes the runs of a comparison but the missing ones, and reads them."""
 
     def make(diverged=(), missing=()):
         rows = [planned(name, seed) for name, finals in FINALS.items() for seed in range(3)]
@@ -91,7 +91,9 @@ def test_a_diverged_run_is_drawn_up_to_its_divergence_and_marked(results):
     assert sorted(curve[-1, 0] for curve in curves) == [36, 100, 100]  # 37 is not finite
     crosses = [line for line in figure.axes[0].lines if line.get_marker() == "x"]
     assert [(line.get_xdata()[0], line.get_color()) for line in crosses] == [(36, color)]
-    assert len(drawn(figure.axes[0], style_of("adamw")["color"])) == 1  # the others keep their mean
+    assert (
+        len(drawn(figure.axes[0], style_of("adamw")["color"])) == 1
+    )  # the mean of the other seeds
     of_seeds = data[(data["panel"] == "validation") & (data["seed"] != "")]
     assert set(of_seeds["line"]) == {"PowerStep"}
 
@@ -143,7 +145,7 @@ def test_an_optimizer_without_state_has_a_place_in_the_trade_off(results, withou
     low, high = axis.get_xlim()
     assert np.all(data["state_bytes_per_parameter"].between(low, high, inclusive="neither"))
     figure.canvas.draw()
-    box = figure.get_tightbbox(figure.canvas.get_renderer())  # of all labels too, in inches
+    box = figure.get_tightbbox(figure.canvas.get_renderer())  # in inches, labels included
     assert box.width < 2 * canvas.PAGE_WIDTH
 
 

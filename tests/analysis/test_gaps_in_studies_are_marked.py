@@ -1,4 +1,4 @@
-"""What could not be counted or fitted leaves a gap there, and takes nothing else away."""
+"""A count or a fit that failed leaves a marked gap, and nothing else is lost."""
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ COUNTS += [f"mib_per_device{reading}" for reading in ("", "_as_paper", "_replica
 
 @pytest.fixture
 def results(results_folder):
-    """Return a function that reads a plan, once the studies are changed by functions."""
+    """Return a function that changes the files of the studies and then reads a plan."""
 
     def make(memory=lambda frame: frame, fits=lambda frame: frame):
         write_studies(results_folder)
@@ -37,7 +37,7 @@ def results(results_folder):
 
 
 def uncounted(*optimizers, models=("gpt2-small", "qwen3-32b")):
-    """Return a function that takes away the counts of optimizers; new ones are called AdamW too."""
+    """Return a function that removes counts of optimizers, and adds further ones labelled AdamW."""
 
     def change(memory):
         for name in set(optimizers) - set(memory["optimizer"]):
@@ -95,7 +95,7 @@ def test_a_gap_is_marked_in_table_and_figure_beside_an_optimizer_of_the_same_lab
 
 
 def doubled(memory):
-    """Count two of AdamW's where PowerStep has one of its own: the ratio is 4."""
+    """Double AdamW's counts, so that it has four times PowerStep's state."""
     memory[COUNTS] = memory[COUNTS].astype(float)
     memory.loc[memory["optimizer"] == "adamw", COUNTS] *= 2
     return memory

@@ -1,4 +1,4 @@
-"""A name stays what it is, whatever it looks like, from the plan to tables and figures."""
+"""A name that looks like a number or markup stays text, from the plan to tables and figures."""
 
 import csv
 import re
@@ -25,7 +25,7 @@ MARKUP = r"a|b & c_d_ % $x <i> #1 *s* $\foo"
 
 
 def named(optimizer="adamw", seed=0, **row):
-    """Return a row of a plan whose run follows its names."""
+    """Return a row of a plan whose run is named by its model and optimizer."""
     made = planned("adamw", seed) | {"optimizer": optimizer} | row
     varied = f"{made['argument']}{made['value']}"
     run = f"{made['model']}/{made['optimizer']}/lr{made['lr']!r}_seed{made['seed']}{varied}"
@@ -101,7 +101,7 @@ def test_markup_in_a_label_is_text_in_every_table(results_folder):
     write_table(tables(plan)["table4"], read_results(plan, results_folder), folder)
     lines = (folder / "table4.md").read_text().splitlines()
     cells = [len(re.findall(r"(?<!\\)\|", line)) for line in lines]
-    assert len(set(cells)) == 1  # a | that is text ends no cell
+    assert len(set(cells)) == 1  # a | in the text does not end a cell
     assert r"| a\|b & c_d\_ % \$x \<i> #1 \*s\* \$\\foo " in lines[2]
     latex = (folder / "table4.tex").read_text()
     escaped = (
@@ -129,7 +129,7 @@ def test_markup_in_a_label_is_text_in_every_figure(results_folder):
     plan = written(results_folder, rows)
     memory = pd.read_csv(path)
     memory.assign(label=memory["label"].replace("AdamW", MARKUP)).to_csv(path, index=False)
-    (results_folder / "runs" / rows[-1]["run"] / "summary.json").unlink()  # named as missing
+    (results_folder / "runs" / rows[-1]["run"] / "summary.json").unlink()  # a missing run
     for name in figures(read_plan(plan)):
         main(["figure", name, str(plan)])
         assert (plan.parents[1] / "figures" / f"{name}.pdf").exists()

@@ -1,4 +1,4 @@
-"""Intervals and tests over seeds are Student's, taken seed by seed."""
+"""Intervals and paired tests over seeds are those of Student's t."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Tables say what the runs' files say, and leave marked gaps where runs are missing or diverged."""
+"""Tables show the runs' results, with marked gaps where runs are missing or diverged."""
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,7 @@ FINALS = {
 
 @pytest.fixture
 def comparison(results_folder):
-    """Return a function that writes a comparison's runs but those left out, and reads them."""
+    """Return a function that writes the runs of a comparison but the missing ones, and reads them."""
 
     def make(diverged=(), missing=(), **row):
         rows = [planned(optimizer, seed, **row) for optimizer, seed in FINALS]

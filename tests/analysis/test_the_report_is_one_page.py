@@ -1,4 +1,4 @@
-"""The report is one file that opens without a network: verdicts first, then all else."""
+"""The report is one file that needs no network; the verdicts come first."""
 
 import base64
 import re
@@ -38,7 +38,7 @@ def page(tmp_path_factory):
 
 
 def in_chromium(page, tmp_path, script):
-    """Return the document as it stands once a headless Chromium has run a script in it."""
+    """Return the document after a headless Chromium has run a script in it."""
     copy = tmp_path / "copy.html"
     copy.write_text(page.read_text() + f"<script>{script}</script>")
     done = subprocess.run(

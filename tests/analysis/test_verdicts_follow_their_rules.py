@@ -1,4 +1,4 @@
-"""Verdicts follow from raw metrics by the rules that are stated, and from nothing else."""
+"""Verdicts follow from the raw metrics by the stated rules."""
 
 import math
 
@@ -62,7 +62,7 @@ def finding_of(results, claim, part, protocol=""):
 
 
 def last_val_losses(results_folder, rows):
-    """Read final losses from the runs' metrics, past every function of the analysis."""
+    """Read final losses from the runs' metrics without any function of the analysis."""
     frames = [
         pd.read_parquet(results_folder / "runs" / row["run"] / "metrics.parquet") for row in rows
     ]
@@ -176,8 +176,14 @@ def test_a_divergence_counts_as_an_infinite_loss(rule, a_diverged, b_diverged):
     ("best", "verdict"),
     [
         ({"adamw": 3e-3, "powerstep": 3e-3}, NOT_SUPPORTED),
-        ({"adamw": 1e-2, "powerstep": 3e-3}, NOT_SUPPORTED),  # a better rate of AdamW's adds to it
-        ({"adamw": 3e-3, "powerstep": 1e-2}, INCONCLUSIVE),  # one of PowerStep's may undo it
+        (
+            {"adamw": 1e-2, "powerstep": 3e-3},
+            NOT_SUPPORTED,
+        ),  # a better rate of AdamW would only increase the gap
+        (
+            {"adamw": 3e-3, "powerstep": 1e-2},
+            INCONCLUSIVE,
+        ),  # a better rate of PowerStep could close the gap
     ],
 )
 def test_what_lies_beyond_the_edge_of_a_sweep_stays_open(results, best, verdict):
