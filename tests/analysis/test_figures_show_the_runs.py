@@ -35,7 +35,7 @@ def in_style():
 
 @pytest.fixture
 def results(results_folder):
-    """Return a function that writes the runs of a comparison but the missing ones, and reads them."""
+    """Return a function that writes the runs of a comparison, some missing, and reads them."""
 
     def make(diverged=(), missing=()):
         rows = [planned(name, seed) for name, finals in FINALS.items() for seed in range(3)]

@@ -28,7 +28,7 @@ FINALS = {
 
 @pytest.fixture
 def comparison(results_folder):
-    """Return a function that writes the runs of a comparison but the missing ones, and reads them."""
+    """Return a function that writes the runs of a comparison, some missing, and reads them."""
 
     def make(diverged=(), missing=(), **row):
         rows = [planned(optimizer, seed, **row) for optimizer, seed in FINALS]
