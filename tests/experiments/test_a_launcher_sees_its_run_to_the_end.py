@@ -59,7 +59,7 @@ def folder_of(planned, results):
 
 
 def wait_until_it_trains(run):
-    deadline, log = time.monotonic() + 60, run.training.path / "metrics.jsonl"
+    deadline, log = time.monotonic() + 180, run.training.path / "metrics.jsonl"
     while not (log.exists() and log.stat().st_size):
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -162,7 +162,7 @@ def trained(specs, tiny_corpus, tmp_path_factory):
     (folder / "jobs.json").write_text(json.dumps(jobs))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]
     command += ["tests.experiments.trains_several", str(folder / "jobs.json")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=450)
     assert done.returncode == 0, done.stderr[-3000:]
     for optimizer in ("adamw", "powerstep-int8"):
         for way in ("ddp", "fsdp"):

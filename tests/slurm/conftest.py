@@ -119,7 +119,7 @@ def workspace(tmp_path_factory, text_file):
     return made
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 90) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 300) -> None:
     """Poll until the condition is true; fail after a number of seconds."""
     deadline = time.monotonic() + seconds
     while not condition():

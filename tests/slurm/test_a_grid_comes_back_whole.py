@@ -62,7 +62,7 @@ def grid(workspace, tmp_path_factory):
         most_bytes, most_jobs = max([most_bytes, *sizes]), max(most_jobs, len(sizes))
         return process.poll() is not None
 
-    wait_until(look, seconds=600)
+    wait_until(look, seconds=1800)
     output = process.stdout.read()
     lines = (calls / "calls").read_text().split()
     return {
