@@ -82,12 +82,15 @@ class ParameterCopy:
         self._peak.update()
         if self._file:
             self._file.seek(0)
-        squares = [self._squared_change(index) for index in range(len(self._params))]
+        # Added up at once: a list of small tensors would fragment the heap, and so raise the peak.
+        total = torch.zeros((), device=self._params[0].device)
+        for index in range(len(self._params)):
+            total += self._squared_change(index)
         if self._file:
             self._file.close()
         else:
             self._peak.exclude(0)
-        return math.sqrt(sum(squares).item() / sum(param.numel() for param in self._params))
+        return math.sqrt(total.item() / sum(param.numel() for param in self._params))
 
     def _squared_change(self, index: int) -> Tensor:
         change = self._old_values(index).float().sub_(self._params[index].detach().float())
