@@ -12,6 +12,7 @@ from experiments.runs.summary import (
     SUMMARY_FILE,
     Failure,
     Launch,
+    Status,
     Summary,
     failure_summary,
     read_summary,
@@ -83,7 +84,7 @@ class RunFolder:
 
     @property
     def metrics_file(self) -> Path:
-        """The metrics of all logged steps, as parquet."""
+        """The metrics of all logged steps, as parquet; an empty file if the run failed."""
         return self.path / METRICS_FILE
 
     @property
@@ -148,7 +149,9 @@ class RunFolder:
         """The damaged files of the result. Only both ends of metrics.parquet are read."""
         summary, metrics = self.summary_file, self.metrics_file
         found = [summary] if summary.exists() and not read_summary(self.path) else []
-        return found + ([metrics] if metrics.exists() and not is_whole_parquet(metrics) else [])
+        has_failed = self.summary.get("status") in (Status.FAILED, Status.TIMEOUT)
+        is_damaged = metrics.exists() and not has_failed and not is_whole_parquet(metrics)
+        return found + ([metrics] if is_damaged else [])
 
     def set_aside_damaged(self) -> list[Path]:
         """Rename the damaged files of the result, so that it is made again; return their paths."""
@@ -171,10 +174,15 @@ class RunFolder:
         return summary
 
     def record_failure(self, failure: Failure) -> Summary:
-        """Write the result of a run that failed: its metrics so far, and why it failed."""
-        metrics = MetricsLog(self.training.metrics_log)
-        summary = failure_summary(failure, metrics.rows, self.launch)
-        metrics.write_parquet(self.metrics_file)
+        """Write the result of a run that failed: how far it came, and why it failed.
+
+        Its metrics stay in training/metrics.jsonl. metrics.parquet, which Snakemake expects, is an
+        empty file: a library that writes parquet takes 100 MB, too much for many launchers at once.
+        """
+        rows = MetricsLog(self.training.metrics_log).rows
+        summary = failure_summary(failure, rows, self.launch)
+        with atomic(self.metrics_file):
+            pass
         write_summary(self.path, summary)
         return summary
 

@@ -11,6 +11,7 @@ import pandas as pd
 import psutil
 import pytest
 
+from experiments.files import read_lines
 from experiments.launch.gpus import own_gpu, visible_gpus
 from experiments.launch.status import status
 from experiments.plan.grid import plan
@@ -101,7 +102,8 @@ def test_a_process_that_is_killed_is_a_failed_run_with_what_it_had(planned, laun
     summary = run.summary
     assert summary["reason"].startswith("signal 9: ")
     assert 0 < summary["steps"] < 3000
-    assert len(pd.read_parquet(run.path / "metrics.parquet")) >= summary["steps"]
+    assert len(read_lines(run.training.metrics_log)) >= summary["steps"]
+    assert run.damaged == []
     assert run.failures == 1
     assert not run.is_done
 

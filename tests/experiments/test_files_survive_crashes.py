@@ -220,7 +220,8 @@ def test_a_failed_run_gets_a_summary_whatever_its_files_hold(junk, tmp_path):
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["status"], summary["steps"], summary["reason"]) == ("failed", 1, "a reason")
     assert summary["launch"]["attempts"] == 1
-    assert len(pd.read_parquet(tmp_path / "metrics.parquet")) == 1
+    assert MetricsLog(run.training.metrics_log).rows == [pytest.approx(ROW, nan_ok=True)]
+    assert run.damaged == []
 
 
 @any_junk

@@ -11,6 +11,7 @@ import pandas as pd
 import psutil
 import pytest
 
+from experiments.files import read_lines
 from experiments.runs.folder import RunFolder
 from tests.slurm.conftest import ROOT, wait_until
 
@@ -103,7 +104,7 @@ def test_a_failed_run_keeps_the_end_of_its_log(workspace, grid):
     assert re.search(f"FAILED: {reason}$", summary["reason"])
     assert any(re.fullmatch(reason, line) for line in summary["log"])
     assert summary["steps"] == 2
-    assert pd.read_parquet(run.path / "metrics.parquet")["step"].tolist() == [1, 2]
+    assert [row["step"] for row in read_lines(run.training.metrics_log)] == [1, 2]
 
 
 def test_each_run_is_one_job_and_at_most_eight_are_submitted(workspace, grid):
