@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ODD = "a b'c$d#e&f(g)é"
 
-# A fake Python, both on PATH and inside the environment. It logs the modules it is asked to run. Each
-# line is one write, because `make test` runs two of them at once.
+# A fake Python, both on PATH and inside the environment. It logs the modules it is asked to run,
+# each line in one write, because `make test` runs two of them at once.
 PYTHON = f"""#!/bin/sh
 case "$1 $2" in
 "-m venv") mkdir -p "$3/bin"; touch "$3/bin/pip"; cp "$0" "$3/bin/python" ;;
