@@ -1,16 +1,15 @@
-"""The commands of the Snakefile's rules: `python -m analysis figure | table | claims | …`."""
+"""The commands of the Snakefile's rules: `python -m analysis figure | table | claims | …`.
+
+Each command imports what it needs itself, because drawing a figure is quick.
+"""
 
 import argparse
 import sys
 from pathlib import Path
 
 from analysis.catalogue import figures, tables
-from analysis.claims.write import write_claims
-from analysis.figures.write import write_figure
 from analysis.frames import Results, read_plan, read_results, write_collected
-from analysis.report import write_report
 from analysis.rows import Row
-from analysis.tables.write import write_table
 from experiments.settings import ConfigError
 
 
@@ -38,18 +37,24 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run_figure(options: argparse.Namespace, plan: list[Row]) -> None:
     """Draw one figure."""
+    from analysis.figures.write import write_figure
+
     figure = figures(plan)[options.name]
     write_figure(figure, _results(figure.rows, options), options.folder / "figures")
 
 
 def run_table(options: argparse.Namespace, plan: list[Row]) -> None:
     """Write one table."""
+    from analysis.tables.write import write_table
+
     table = tables(plan)[options.name]
     write_table(table, _results(table.rows, options), options.folder / "tables")
 
 
 def run_claims(options: argparse.Namespace, plan: list[Row]) -> None:
     """Write all runs as one table, and the verdicts on the claims."""
+    from analysis.claims.write import write_claims
+
     results = _results(plan, options)
     write_collected(results, options.folder)
     write_claims(results, options.folder)
@@ -57,12 +62,19 @@ def run_claims(options: argparse.Namespace, plan: list[Row]) -> None:
 
 def run_report(options: argparse.Namespace, plan: list[Row]) -> None:
     """Write the report. The figures must have been drawn already."""
+    from analysis.report import write_report
+
     settings = options.plan.with_suffix(".yaml")
     write_report(plan, _results(plan, options), options.folder, settings)
 
 
 def run_all(options: argparse.Namespace, plan: list[Row]) -> None:
     """Run every command on the runs that have ended so far."""
+    from analysis.claims.write import write_claims
+    from analysis.figures.write import write_figure
+    from analysis.report import write_report
+    from analysis.tables.write import write_table
+
     results = _results(plan, options)
     for figure in figures(plan).values():
         write_figure(figure, results, options.folder / "figures")

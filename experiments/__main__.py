@@ -133,6 +133,9 @@ def run_train(options: argparse.Namespace) -> None:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # before torch is imported
         import torch
 
+        from experiments.training.lightning_import import import_lightning
+
+        import_lightning()
         from experiments.training.train import train
 
         torch.set_num_threads(options.threads)

@@ -13,8 +13,11 @@ import torch
 from experiments.corpus.batches import TokenBatches
 from experiments.plan.spec import RunSpec
 from experiments.settings import ConfigError
+from experiments.training.lightning_import import import_lightning
 from experiments.training.parallel import Parallel
-from experiments.training.train import train
+
+import_lightning()
+from experiments.training.train import train  # noqa: E402
 
 
 class PowerCutError(RuntimeError):

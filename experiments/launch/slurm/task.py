@@ -38,6 +38,9 @@ class TrainingTask:
         """Train the run to its end, on every process of the job."""
         import torch  # not at the top: launchers load no torch
 
+        from experiments.training.lightning_import import import_lightning
+
+        import_lightning()
         from experiments.training.train import train
 
         attempt, job = _attempt(), os.environ["SLURM_JOB_ID"]
