@@ -1,6 +1,6 @@
 """The commands of the Snakefile's rules: `python -m analysis figure | table | claims | …`.
 
-Each command imports what it needs itself, because drawing a figure is quick.
+Each command imports what it needs itself, because the imports of all take seconds.
 """
 
 import argparse

@@ -1,14 +1,15 @@
-"""Imports Lightning in half the time, which every training process spends at its start."""
+"""Imports Lightning quickly, because every training process waits for it at its start."""
 
 import sys
+from contextlib import suppress
 from types import ModuleType
 
 
 def import_lightning() -> None:
     """Import Lightning without torchmetrics; call this before any module that uses Lightning.
 
-    torchmetrics imports transformers, SciPy and matplotlib, but Lightning needs only the types of
-    its metrics, to recognise metrics that are logged, and runs log none
+    torchmetrics imports transformers, SciPy and matplotlib, which takes half of the time. Lightning
+    needs only two of its types, to recognise metrics that are logged, and runs log none
     (https://github.com/Lightning-AI/pytorch-lightning/issues/19261). Later imports of torchmetrics
     get the real package.
     """
@@ -18,7 +19,7 @@ def import_lightning() -> None:
     types.Metric = type("Metric", (), {})
     types.MetricCollection = type("MetricCollection", (), {})
     sys.modules["torchmetrics"] = types
-    try:
+    # A version of Lightning that needs more of torchmetrics is imported later, with the real one.
+    with suppress(AttributeError, ImportError):
         import lightning.pytorch  # noqa: F401
-    finally:
-        del sys.modules["torchmetrics"]
+    del sys.modules["torchmetrics"]

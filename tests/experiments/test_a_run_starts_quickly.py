@@ -1,5 +1,6 @@
 """A training process imports Lightning without the packages that it does not use."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,3 +22,25 @@ def test_packages_of_metrics_are_not_imported_with_lightning():
         [sys.executable, "-c", START], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines() == ["", "torchmetrics.aggregation"]
+
+
+def test_a_lightning_that_needs_more_of_torchmetrics_gets_it(tmp_path):
+    package = tmp_path / "lightning" / "pytorch"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("from torchmetrics import MeanMetric, Metric\n")
+    (package.parent / "__init__.py").touch()
+    start = (
+        "from experiments.training.lightning_import import import_lightning\n"
+        "import_lightning()\n"
+        "from lightning.pytorch import MeanMetric\n"
+        "print(MeanMetric.__module__)\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-c", start],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["torchmetrics.aggregation"]
