@@ -12,6 +12,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     Strict,
     TypeAdapter,
     ValidationError,
@@ -137,6 +138,15 @@ def _plain(value: Any) -> Any:
 def refused(value: Any, accepted: str) -> PydanticCustomError:
     """Return a validator's error, "<value> should <accepted>", for a value or an item in it."""
     return PydanticCustomError("refused", f"Input should {accepted}", {"value": value})
+
+
+def added(default: Any, **field: Any) -> Any:
+    """Return a field that dumps leave out while it has its default.
+
+    A run's name hashes the dump of its settings. A new setting that is declared so leaves the names
+    of the runs that do not use it as they were.
+    """
+    return Field(default=default, exclude_if=lambda value: value == default, **field)
 
 
 _T = TypeVar("_T")

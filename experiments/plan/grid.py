@@ -101,13 +101,19 @@ def _expand(
         ):
             entry = _look_up(profile.optimizers, optimizer_name, (*where, "optimizers"))
             varied_args = {argument: value} if argument else {}
-            optimizer = optimizer_spec(optimizer_name, entry, model, varied_args)
-            source = {"source_sha256": source_of(entry.class_path)}
+            optimizer = optimizer_spec(
+                optimizer_name,
+                entry,
+                model,
+                varied_args,
+                steps=training.steps,
+                source_of=source_of,
+            )
             spec = RunSpec(
                 model_name=model_name,
                 model=model,
                 corpus=corpus,
-                optimizer=optimizer.model_copy(update=source),
+                optimizer=optimizer,
                 training=training.model_copy(update={"lr": lr}),
                 seed=seed,
             )
