@@ -127,7 +127,7 @@ class GroupSpec(Settings):
     roles: tuple[Role, ...] = Field(default=(), strict=False)
     names: str | None = None
     class_path: str | None = Field(default=None, alias="class")
-    args: dict[str, Any] = {}
+    args: dict[str, Any] = Field(default={})
     lr_factor: float = 1.0
     weight_decay: float | None = None
     source_sha256: str | None = None
