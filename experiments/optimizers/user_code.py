@@ -33,27 +33,27 @@ def errors_explained(field: Keys, problem: str, class_path: str) -> Iterator[Non
         raise ConfigError(field, f"{problem}: {describe(error, class_path)}") from error
 
 
-def describe(error: BaseException, class_path: str) -> str:
+def describe(error: BaseException, *class_paths: str) -> str:
     """Return the type and message of an error, and the line of the user's code that raised it.
 
     Args:
         error: the error.
-        class_path: dotted path of the user's class; its module counts as the user's code wherever
-            it is installed.
+        class_paths: dotted paths of the user's classes; their modules count as the user's code
+            wherever they are installed.
     """
     message = shorten(str(error), _LONGEST, placeholder=" …")
     if isinstance(error, SyntaxError):  # the message of a SyntaxError names the line
         return f"{type(error).__name__}: {message}"
     parts = [type(error).__name__, message]
-    return ": ".join(part for part in parts if part) + _place(error, class_path)
+    return ": ".join(part for part in parts if part) + _place(error, class_paths)
 
 
-def _place(error: BaseException, class_path: str) -> str:
+def _place(error: BaseException, class_paths: tuple[str, ...]) -> str:
     """Return the innermost line of the user's code in a traceback, in brackets; "" without one."""
-    module = class_path.rpartition(".")[0]
+    modules = tuple(f"{path.rpartition('.')[0]}." for path in class_paths)
     for frame, line in reversed(list(walk_tb(error.__traceback__))):
         file = frame.f_code.co_filename
         is_other = file.startswith(("<", _PROJECT)) or is_installed(Path(file))
-        if f"{frame.f_globals.get('__name__')}.".startswith(f"{module}.") or not is_other:
+        if f"{frame.f_globals.get('__name__')}.".startswith(modules) or not is_other:
             return f" ({Path(file).name}, line {line})"
     return ""

@@ -6,7 +6,7 @@ from typing import Any
 import lightning.pytorch as L
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from experiments.optimizers.build import optimizer_on_meta
@@ -97,6 +97,19 @@ def fresh_state(spec: RunSpec) -> State:
         param.grad = torch.empty_like(param)
     optimizer.step()
     return by_name(optimizer.state_dict(), nn.ModuleDict({"model": model}), optimizer)
+
+
+def rng_states() -> dict[str, Tensor]:
+    """Return the states of torch's default random-number generators."""
+    on_gpu = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+    return {"cpu": torch.get_rng_state()} | on_gpu
+
+
+def restore_rng_states(states: dict[str, Tensor]) -> None:
+    """Restore the states that `rng_states` returned."""
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
 
 
 def _renamed(state: State, keys: dict[Any, Any]) -> State:

@@ -15,13 +15,22 @@ from torch.utils.data import DataLoader
 from experiments.corpus.batches import TokenBatches
 from experiments.models.build import build_model
 from experiments.optimizers.build import build_optimizer
+from experiments.optimizers.composite import parts_of
 from experiments.optimizers.exact_loading import load_exactly
+from experiments.optimizers.modes import switch_mode
 from experiments.optimizers.state_bytes import state_bytes
 from experiments.optimizers.user_code import describe
 from experiments.plan.spec import RunSpec
 from experiments.runs.metrics import MetricsLog
 from experiments.runs.summary import Summary
-from experiments.training.checkpoint import by_name, by_number, check_shapes, fresh_state
+from experiments.training.checkpoint import (
+    by_name,
+    by_number,
+    check_shapes,
+    fresh_state,
+    restore_rng_states,
+    rng_states,
+)
 from experiments.training.learning_rate import lr_factor
 from experiments.training.measuring import ParameterCopy, PeakMemory, synchronized_time
 from experiments.training.parallel import Parallel
@@ -53,6 +62,7 @@ class LanguageModelRun(L.LightningModule):
         self._peak = PeakMemory()
         self._peak_bytes = 0
         self._rng: dict[str, Tensor] = {}
+        self._optimizer_trains = True
 
     def configure_model(self) -> None:
         """Shard the model over the processes if the strategy is FSDP."""
@@ -65,8 +75,10 @@ class LanguageModelRun(L.LightningModule):
         self.optimizer = build_optimizer(
             self.spec.optimizer, self.model, settings.lr, settings.weight_decay
         )
-        load_exactly(self.optimizer)
-        self.optimizer.register_step_pre_hook(_without_closure)
+        for part in parts_of(self.optimizer):
+            load_exactly(part)
+        switch_mode(self.optimizer, self._optimizer_trains)
+        self.optimizer.register_step_pre_hook(self._replace_closure)
         schedule = LambdaLR(self.optimizer, lambda step: lr_factor(step + 1, self.spec.training))
         return {"optimizer": self.optimizer, "lr_scheduler": schedule}
 
@@ -90,8 +102,9 @@ class LanguageModelRun(L.LightningModule):
 
     def on_train_start(self) -> None:
         """Restore the random-number generators of a checkpoint; drop metrics of later steps."""
+        switch_mode(self.optimizer, train=True)
         if self._rng:
-            _restore_rng_states(self._rng)
+            restore_rng_states(self._rng)
         if self.trainer.is_global_zero:
             self.metrics.rewind(self.global_step)
 
@@ -99,13 +112,11 @@ class LanguageModelRun(L.LightningModule):
         """Take one optimizer step on the batch of this step."""
         settings = self.spec.training
         step = self.global_step + 1
-        lr = float(self.optimizer.param_groups[0]["lr"])  # lr may be a tensor
         is_validated = step % settings.val_every == 0
         is_logged = is_validated or step % settings.log_every == 0
         before = ParameterCopy([*self.model.parameters()], self._peak) if is_logged else None
         started = synchronized_time()
-        loss = self._accumulate_gradients()
-        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.grad_clip_norm)
+        loss, grad_norm = self._compute_gradients()
         update_started = synchronized_time()
         self._step_optimizer(loss)
         finished = synchronized_time()
@@ -114,7 +125,7 @@ class LanguageModelRun(L.LightningModule):
             "step": step,
             "tokens": step * settings.batch_size * settings.context,
             "train_loss": loss,
-            "lr": lr,
+            "lr": settings.lr * lr_factor(step, settings),
             "grad_norm": full_tensor(grad_norm).item(),
             "update_rms": before.rms_change() if before else math.nan,
             "step_seconds": finished - started,
@@ -137,9 +148,36 @@ class LanguageModelRun(L.LightningModule):
             if math.isfinite(loss):
                 spec = self.spec.optimizer
                 raise RuntimeError(
-                    f"optimizers.{spec.name}: the step of {spec.class_path} raised"
-                    f" {describe(error, spec.class_path)}"
+                    f"optimizers.{spec.name}: the step of {' and '.join(spec.classes)} raised"
+                    f" {describe(error, *spec.classes)}"
                 ) from error
+
+    def _replace_closure(
+        self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Replace the closure that Lightning passes to the optimizer's step.
+
+        In manual optimization it returns None, but some optimizers call it to get the loss:
+        https://lightning.ai/docs/pytorch/stable/model/manual_optimization.html
+        """
+        if not self.spec.optimizer.closure:
+            return args, {name: value for name, value in kwargs.items() if name != "closure"}
+        return args, kwargs | {"closure": self._closure}
+
+    @torch.enable_grad()
+    def _closure(self) -> Tensor:
+        """Compute the gradients of this step's batch again, and return its loss, a scalar."""
+        return torch.tensor(self._compute_gradients()[0])
+
+    def _compute_gradients(self) -> tuple[float, Tensor]:
+        """Compute the gradients of this step's batch, and clip them.
+
+        Returns:
+            The loss, and the norm of the gradients before they are clipped.
+        """
+        loss = self._accumulate_gradients()
+        limit = self.spec.training.grad_clip_norm
+        return loss, nn.utils.clip_grad_norm_(self.model.parameters(), limit)
 
     def _log_row(self, row: dict[str, float]) -> None:
         if self.trainer.is_global_zero:
@@ -178,6 +216,14 @@ class LanguageModelRun(L.LightningModule):
         tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
         return self.trainer.strategy.reduce(tensor, reduce_op="mean").item()
 
+    def on_validation_start(self) -> None:
+        """Switch the optimizer to evaluation, which may change the model's weights."""
+        switch_mode(self.optimizer, train=False)
+
+    def on_validation_end(self) -> None:
+        """Switch the optimizer back to training, after the checkpoint was saved."""
+        switch_mode(self.optimizer, train=True)
+
     def validation_step(self, batch: tuple[Tensor, Tensor, bool], batch_idx: int) -> None:
         """Keep the loss of one batch of validation windows."""
         inputs, targets, counts = batch
@@ -206,7 +252,8 @@ class LanguageModelRun(L.LightningModule):
         round stochastically.
         """
         checkpoint["metrics"] = self.metrics.rows
-        checkpoint["rng"] = _rng_states()
+        checkpoint["rng"] = rng_states()
+        checkpoint["optimizer_trains"] = not self.trainer.validating
         if not isinstance(self.trainer.strategy, ShardedStrategy):  # it uses names itself
             (state,) = checkpoint["optimizer_states"]
             checkpoint["optimizer_states"] = [by_name(state, self, self.optimizer)]
@@ -215,9 +262,11 @@ class LanguageModelRun(L.LightningModule):
         """Restore the metrics; key the optimizer's state by parameter number, as torch does."""
         self.metrics.rows = checkpoint.get("metrics", self.metrics.rows)  # not in older files
         self._rng = checkpoint.get("rng", {})
+        self._optimizer_trains = checkpoint.get("optimizer_trains", True)
         if "optimizer_states" in checkpoint:  # else ShardedStrategy has loaded it
             (state,) = checkpoint["optimizer_states"]
-            if self.spec.optimizer.class_path.startswith("powerstep."):  # quantised in blocks
+            if all(path.startswith("powerstep.") for path in self.spec.optimizer.classes):
+                # Its state may be quantised in blocks.
                 check_shapes(state, fresh_state(self.spec))
             checkpoint["optimizer_states"] = [by_number(state, self)]
 
@@ -228,27 +277,3 @@ class LanguageModelRun(L.LightningModule):
             "state_bytes": state_bytes(self.optimizer),
             "peak_memory_bytes": self._peak_bytes,
         }
-
-
-def _without_closure(
-    _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Drop the closure that Lightning passes to an optimizer's step.
-
-    Some optimizers call the closure to get the loss, but in manual optimization it returns None:
-    https://lightning.ai/docs/pytorch/stable/model/manual_optimization.html
-    """
-    return args, {name: value for name, value in kwargs.items() if name != "closure"}
-
-
-def _rng_states() -> dict[str, Tensor]:
-    """Return the states of torch's default random-number generators."""
-    on_gpu = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
-    return {"cpu": torch.get_rng_state()} | on_gpu
-
-
-def _restore_rng_states(states: dict[str, Tensor]) -> None:
-    """Restore the states that `_rng_states` returned."""
-    torch.set_rng_state(states["cpu"])
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])

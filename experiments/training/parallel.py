@@ -71,9 +71,15 @@ class Parallel(Settings):
             where: the field of these settings, for the message.
 
         Raises:
-            ConfigError: its batch cannot be split evenly, or its model cannot be split by tensor
-                parallelism.
+            ConfigError: its optimizer needs one process, its batch cannot be split evenly, or its
+                model cannot be split by tensor parallelism.
         """
+        if spec.optimizer.closure and self.processes > 1:
+            raise ConfigError(
+                where,
+                f": a run has {self.processes} processes, but it must have one: the closure that"
+                f" {spec.optimizer.name} needs is computed by one process",
+            )
         training = spec.training
         size, parts = training.batch_size, self.data_parallel
         if size % parts:

@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
+from experiments.optimizers.modes import switch_mode
 from experiments.training.checkpoint import by_number, check_shapes
 from experiments.training.checkpoint_file import CheckpointFile
 from experiments.training.parallel import Parallel
@@ -75,11 +76,14 @@ class ShardedStrategy(ModelParallelStrategy):
         checkpoint = torch.load(
             checkpoint_path, map_location="cpu", mmap=True, weights_only=weights_only
         )
-        set_model_state_dict(self.model, checkpoint["state_dict"], options=_FULL_STATE_DICT)
         (state,) = checkpoint.pop("optimizer_states")
         (optimizer,) = self.optimizers
         if state["state"]:
+            # torch takes a step if the optimizer has no state yet, so it must be in training mode.
             check_shapes(state, get_optimizer_state_dict(self.model, optimizer))
+        switch_mode(optimizer, checkpoint.get("optimizer_trains", True))
+        set_model_state_dict(self.model, checkpoint["state_dict"], options=_FULL_STATE_DICT)
+        if state["state"]:
             set_optimizer_state_dict(self.model, optimizer, state, options=_FULL_STATE_DICT)
         else:  # torch's function takes the device from the state, and fails if it is empty
             optimizer.load_state_dict(by_number(state, self.model))
