@@ -1,7 +1,7 @@
 """Several optimizers that step, checkpoint and follow a schedule as one."""
 
 from collections import ChainMap
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -97,11 +97,24 @@ class CompositeOptimizer(Optimizer):
 
 
 class _States(ChainMap):
-    """The states of several optimizers by parameter, without a copy."""
+    """The states of several optimizers by parameter, without a copy.
+
+    An optimizer's own mapping adds an entry for any parameter that it is asked for.
+    """
+
+    def __getitem__(self, param: Tensor) -> Any:
+        """Return the state of a parameter from the optimizer that has it."""
+        return self._owner(param)[param]
 
     def __setitem__(self, param: Tensor, state: Any) -> None:
         """Replace the state of a parameter in the optimizer that has it."""
-        next(states for states in self.maps if param in states)[param] = state
+        self._owner(param)[param] = state
+
+    def _owner(self, param: Tensor) -> MutableMapping:
+        for states in self.maps:
+            if param in states:
+                return states
+        raise KeyError(param)
 
 
 def parts_of(optimizer: Optimizer) -> list[Optimizer]:
