@@ -59,6 +59,8 @@ class CompositeOptimizer(Optimizer):
     def load_state_dict(self, state_dict: State) -> None:
         """Load a state dict of the same parts.
 
+        As in torch, only the order of the groups' parameters counts, whatever stands for them.
+
         Raises:
             ValueError: it has another number of groups, or a part refuses its own.
         """
@@ -70,10 +72,11 @@ class CompositeOptimizer(Optimizer):
             )
         others = state_dict.get("parts", [{}] * len(self.parts))
         done = 0
-        for part, first, extra in zip(self.parts, self._first_numbers(), others, strict=True):
+        for part, extra in zip(self.parts, others, strict=True):
             own = groups[done : done + len(part.param_groups)]
             done += len(part.param_groups)
-            numbers = {number: number - first for group in own for number in group["params"]}
+            keys = [key for group in own for key in group["params"]]
+            numbers = {key: number for number, key in enumerate(keys)}
             part.load_state_dict(
                 extra
                 | {
@@ -83,7 +86,7 @@ class CompositeOptimizer(Optimizer):
                         if key in numbers
                     },
                     "param_groups": [
-                        group | {"params": [numbers[number] for number in group["params"]]}
+                        group | {"params": [numbers[key] for key in group["params"]]}
                         for group in own
                     ],
                 }

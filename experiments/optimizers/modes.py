@@ -23,6 +23,10 @@ def switch_mode(optimizer: Optimizer, train: bool) -> None:
     """
     for part in _with_modes(optimizer):
         part.train() if train else part.eval()
+        # Looking a state up makes an empty one, which torch's loaders would take for initialised:
+        # https://github.com/pytorch/pytorch/blob/v2.13.0/torch/distributed/checkpoint/state_dict.py
+        for param in [param for param, state in part.state.items() if state == {}]:
+            del part.state[param]
 
 
 def _with_modes(optimizer: Optimizer) -> list[Optimizer]:

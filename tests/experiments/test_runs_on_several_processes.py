@@ -63,6 +63,22 @@ MODELS = {
     },
 }
 OPTIMIZERS = load_profile("laptop").optimizers
+REST = ["embeddings", "output", "norms", "biases"]
+OTHERS = {
+    "diverging": {"class": "torch.optim.SGD"},
+    "pair": {
+        "groups": [
+            {
+                "roles": ["hidden_matrices"],
+                "class": "torch.optim.SGD",
+                "args": {"momentum": 0.9},
+                "lr_factor": 100.0,
+            },
+            {"roles": REST, "class": "powerstep.PowerStep"},
+        ]
+    },
+    "schedule-free": {"class": "tests.experiments.optimizers_that_switch.ScheduleFree"},
+}
 SHARDED = [name for name, entry in OPTIMIZERS.items() if entry.sharded and name != "adamw-int8"]
 
 
@@ -72,11 +88,11 @@ def specs(tmp_path_factory, text_file):
     values = profile_values(text_file, steps=8, lr=1e-3)
     values["models"] = MODELS
     values["optimizers"] = {
-        "diverging": {"label": "x", "class": "torch.optim.SGD", "source": "a test"}
+        name: {"label": name, "source": "a test"} | entry for name, entry in OTHERS.items()
     }
     values["experiments"]["comparison"] = {
         "models": list(MODELS),
-        "optimizers": [*OPTIMIZERS, "diverging"],
+        "optimizers": [*OPTIMIZERS, *OTHERS],
         "seeds": [0],
     }
     path = write_profile(tmp_path_factory.mktemp("several") / "several.yaml", values)
@@ -121,6 +137,9 @@ def trained(specs, tiny_corpus, tmp_path_factory):
         ("qwen", "powerstep", FSDP),
         ("qwen", "powerstep", TP),
         ("qwen", "adamw", TP),
+        ("qwen", "pair", DDP),
+        ("qwen", "pair", FSDP),
+        ("gpt", "schedule-free", FSDP),
         *(("gpt", optimizer, FSDP) for optimizer in SHARDED if optimizer != "adamw"),
     ]:
         spec = specs[model, optimizer]
@@ -138,6 +157,12 @@ def trained(specs, tiny_corpus, tmp_path_factory):
     add("stateless", stateless, FSDP)
     add("stateless, cut", stateless, FSDP, cut_at=CUT)
     add("stateless, cut", stateless, FSDP)
+    for optimizer in ("pair", "schedule-free"):
+        spec = specs["qwen" if optimizer == "pair" else "gpt", optimizer]
+        add(f"{optimizer}, cut", spec, FSDP, cut_at=CUT)
+        add(f"{optimizer}, cut", spec, FSDP)
+        cut(spec, tiny_corpus, folder / f"{optimizer} one to fsdp")
+        add(f"{optimizer} one to fsdp", spec, FSDP)
     for optimizer in ("adamw", "powerstep-int8"):
         spec = specs["even", optimizer]
         one(f"even {optimizer} one", spec)
@@ -194,6 +219,7 @@ def assert_close(folder, other, tolerance=1e-4):
     [
         *("gpt adamw ddp", "gpt adamw fsdp", "qwen powerstep ddp", "qwen powerstep fsdp"),
         *("qwen powerstep tp", "qwen adamw tp", "accumulating ddp", "accumulating fsdp"),
+        *("qwen pair ddp", "qwen pair fsdp", "gpt schedule-free fsdp"),
     ],
 )
 def test_two_processes_train_as_one(trained, name):
@@ -234,6 +260,15 @@ def test_a_run_goes_on_exactly_with_as_many(trained, optimizer):
         metrics(trained / f"even {optimizer} fsdp"),
         check_exact=True,
     )
+
+
+@pytest.mark.parametrize("model", ["qwen pair", "gpt schedule-free"])
+def test_optimizers_with_parts_or_modes_go_on(trained, model):
+    optimizer = model.split()[1]
+    pd.testing.assert_frame_equal(
+        metrics(trained / f"{optimizer}, cut"), metrics(trained / f"{model} fsdp"), check_exact=True
+    )
+    assert_close(trained / f"{optimizer} one to fsdp", trained / f"{model} one")
 
 
 def test_an_optimizer_without_state_goes_on(trained):
