@@ -14,13 +14,13 @@ _PROJECT = str(Path(__file__).parents[1])
 
 
 @contextmanager
-def errors_explained(field: Keys, problem: str, class_path: str) -> Iterator[None]:
+def errors_explained(field: Keys, problem: str, *class_paths: str) -> Iterator[None]:
     """Turn any error of a user's code into a ConfigError.
 
     Args:
         field: the setting that names the class; () for none.
         problem: beginning of the message; the error and its place are added.
-        class_path: dotted path of the user's class, such as "my_package.MyOptimizer".
+        class_paths: dotted paths of the user's classes, such as "my_package.MyOptimizer".
 
     Raises:
         ConfigError: the code raised something, or called sys.exit.
@@ -30,7 +30,7 @@ def errors_explained(field: Keys, problem: str, class_path: str) -> Iterator[Non
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:
-        raise ConfigError(field, f"{problem}: {describe(error, class_path)}") from error
+        raise ConfigError(field, f"{problem}: {describe(error, *class_paths)}") from error
 
 
 def describe(error: BaseException, *class_paths: str) -> str:

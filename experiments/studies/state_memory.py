@@ -49,6 +49,8 @@ def _rows(profile: Profile) -> Iterator[dict[str, Any]]:
         model = model_on_meta(settings)
         sizes = {key: param.numel() for key, param in model.named_parameters()}
         for optimizer, entry in profile.optimizers.items():
+            if entry.extra:  # the counts must not depend on what else is installed
+                continue
             state = _count(optimizer, entry, settings, model)
             total, routed = sum(state.values()), _routed(state)
             counted_by_paper = routed or total
@@ -99,7 +101,8 @@ def count_state(spec: OptimizerSpec, model: nn.Module) -> StateCount:
         param.grad = torch.empty_like(param) if param is first else None
     try:
         optimizer = build_optimizer(spec, model, lr=1e-3, weight_decay=0.0)
-        with errors_explained((), f"{spec.class_path} cannot step without memory", spec.class_path):
+        classes = " and ".join(spec.classes)
+        with errors_explained((), f"{classes} cannot step without memory", *spec.classes):
             optimizer.step()
     except ConfigError as error:
         return _not_counted(model, error)

@@ -19,7 +19,7 @@ LR, WEIGHT_DECAY, STEPS = 1e-2, 0.1, 12
 MODEL = GPT2Settings(family="gpt2", layers=1, width=8, heads=2, context=8, vocab_size=16)
 HEADS = {"q_proj": 2, "k_proj": 2}
 REGISTRY = load_profile("laptop")
-ENTRIES = REGISTRY.optimizers
+ENTRIES = {name: entry for name, entry in REGISTRY.optimizers.items() if not entry.extra}
 
 
 def spec(name, **changes):

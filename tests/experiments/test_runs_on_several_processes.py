@@ -62,7 +62,7 @@ MODELS = {
         "vocab_size": 300,
     },
 }
-OPTIMIZERS = load_profile("laptop").optimizers
+OPTIMIZERS = {n: e for n, e in load_profile("laptop").optimizers.items() if not e.extra}
 REST = ["embeddings", "output", "norms", "biases"]
 OTHERS = {
     "diverging": {"class": "torch.optim.SGD"},

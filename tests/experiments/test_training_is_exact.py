@@ -18,14 +18,14 @@ import torch
 from experiments.corpus.batches import TokenBatches
 from experiments.corpus.tokens import read_tokens
 from experiments.models.build import build_model
-from experiments.optimizers.settings import OptimizerSpec
+from experiments.optimizers.settings import optimizer_spec
 from experiments.plan.reading import load_profile
 from experiments.runs.metrics import COLUMNS
 from experiments.training.train import train
 from tests.conftest import all_tokens, train_until_power_cut
 
 TIMES = ["step_seconds", "optimizer_seconds"]
-ENTRIES = load_profile("laptop").optimizers
+ENTRIES = {n: entry for n, entry in load_profile("laptop").optimizers.items() if not entry.extra}
 
 
 @pytest.fixture
@@ -33,11 +33,10 @@ def spec(tiny_plan):
     """Return a function that makes the spec of a tiny run."""
 
     def make(optimizer="adamw", seed=0, args=None, class_path=None, **training):
-        entry = ENTRIES[optimizer]
-        args = args if args is not None else dict(entry.args)
-        args |= {"head_rows": {"q_proj": 8, "k_proj": 8}} if optimizer == "adam-mini" else {}
-        made = OptimizerSpec(name=optimizer, class_path=class_path or entry.class_path, args=args)
         base = tiny_plan(**training)[0].spec
+        made = optimizer_spec(optimizer, ENTRIES[optimizer], base.model)
+        changes = {"args": args, "class_path": class_path}
+        made = made.model_copy(update={k: v for k, v in changes.items() if v is not None})
         return base.model_copy(update={"optimizer": made, "seed": seed})
 
     return make
