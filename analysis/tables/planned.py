@@ -1,5 +1,7 @@
 """Tables that need no trained run: optimizer state, hyperparameters and parallel layouts."""
 
+import json
+
 import pandas as pd
 
 from analysis.frames import Results, read_table
@@ -10,6 +12,7 @@ from analysis.text import number
 _PARALLELISM = ["devices", "dp", "tp", "pp", "ep"]
 _LABELS = {"adamw": "AdamW", "powerstep-int8": "PowerStep int8"}
 _SETTINGS = ["dataset", "batch_size", "context", "lr", "steps"]
+_TRAINING = ["warmup_steps", "weight_decay", "grad_clip_norm", "min_lr_ratio", "schedule"]
 
 
 def state_memory_per_device(results: Results) -> Table:
@@ -38,26 +41,55 @@ def state_memory_per_device(results: Results) -> Table:
 
 
 def hyperparameters(results: Results) -> Table:
-    """Return table 2: the hyperparameters of the plan's models and of the paper's."""
-    plan = results.runs.drop_duplicates("model").set_index("model")
-    training = ["warmup_steps", "weight_decay", "grad_clip_norm", "min_lr_ratio"]
-    ours = plan[["dataset", "batch_size", "context", "shared_lr", "planned_steps", *training]]
-    ours = ours.rename(columns={"shared_lr": "lr", "planned_steps": "steps"})
+    """Return table 2: the hyperparameters of the plan's models and of the paper's.
+
+    The settings that a model's optimizers share come first. Beneath them is a row for each
+    optimizer that has settings of its own, with those alone.
+    """
+    names = [*_SETTINGS, *_TRAINING]
+    runs = results.runs.drop(columns=["lr", "steps"])
+    runs = runs.rename(columns={"shared_lr": "lr", "planned_steps": "steps"})
+    plan = runs.drop_duplicates("model").set_index("model")
+    ours = pd.DataFrame(
+        [dict(row[names]) | _parsed(row["shared"]) for _, row in plan.iterrows()], index=plan.index
+    )
     published = load_paper()
     paper = pd.DataFrame(published["models"]).T[_SETTINGS].assign(**published["training"])
     numbers = ours.join(paper.add_suffix("_paper"), how="outer")
     numbers = numbers.loc[[*ours.index, *paper.index.difference(ours.index, sort=False)]]
+    numbers = _with_own(numbers.reset_index(names="model"), runs)
     shown = pd.DataFrame(
         {
             name: [
                 _both(ours_, paper_)
-                for ours_, paper_ in zip(numbers[name], numbers[f"{name}_paper"], strict=True)
+                for ours_, paper_ in zip(
+                    numbers[name], numbers.get(f"{name}_paper", [None] * len(numbers)), strict=True
+                )
             ]
-            for name in ours.columns
+            for name in names
         },
-        index=numbers.index,
+        index=pd.Index(numbers["model"] + (", " + numbers["optimizer"]).fillna(""), name="model"),
     )
-    return numbers.reset_index(), shown
+    return numbers, shown
+
+
+def _with_own(numbers: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Add a row beneath a model for each optimizer with settings of its own, and its label."""
+    deviating = [
+        {"model": row.model, "optimizer": row.label} | own
+        for row in runs.drop_duplicates(["model", "optimizer"]).itertuples()
+        if (own := _parsed(row.own))
+    ]
+    numbers.insert(1, "optimizer", None)
+    order = {name: position for position, name in enumerate(numbers["model"])}
+    rows = [*numbers.to_dict("records"), *deviating]
+    rows.sort(key=lambda row: order[row["model"]])
+    return pd.DataFrame(rows, columns=numbers.columns, dtype=object)
+
+
+def _parsed(settings: object) -> dict[str, object]:
+    """Return a cell of the columns `shared` and `own` of a plan; an empty one has no settings."""
+    return json.loads(settings) if isinstance(settings, str) and settings else {}
 
 
 def layouts(results: Results) -> Table:
@@ -85,10 +117,10 @@ def layouts(results: Results) -> Table:
     return numbers.reset_index(), shown
 
 
-def _both(ours: object, paper: object) -> str:
+def _both(ours: object, paper: object) -> str | None:
     """Return our value as text, followed by the paper's in brackets if it differs."""
     if pd.isna(ours):
-        return f"[{_shown(paper)}]"
+        return None if pd.isna(paper) else f"[{_shown(paper)}]"
     return _shown(ours) + (f" [{_shown(paper)}]" if not pd.isna(paper) and paper != ours else "")
 
 

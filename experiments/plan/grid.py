@@ -3,7 +3,7 @@
 This module does not import torch, because the Snakefile imports it at every start.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from itertools import product
 from typing import Any
@@ -17,6 +17,7 @@ from experiments.optimizers.settings import optimizer_spec
 from experiments.optimizers.source_code import source_sha256
 from experiments.plan.profile import Experiment, ModelTraining, Profile, TrainingSettings
 from experiments.plan.spec import PlannedRun, RunSpec
+from experiments.plan.tuning import changed, learning_rates
 from experiments.settings import ConfigError, Keys, parse
 from experiments.yaml_loader import StrictDumper
 
@@ -32,6 +33,8 @@ def plan(profile: Profile) -> list[PlannedRun]:
     """
     for name in profile.by_model:
         _look_up(profile.models, name, ("by_model",))
+    for name in profile.by_optimizer:
+        _look_up(profile.optimizers, name, ("by_optimizer",))
     # Both functions hash files. Many runs share the same files, so the hashes are cached.
     corpus_of, source_of = cache(partial(_corpus, profile)), cache(source_sha256)
     runs = [
@@ -44,7 +47,7 @@ def plan(profile: Profile) -> list[PlannedRun]:
 
 
 def dump_used(profile: Profile, planned: list[PlannedRun]) -> str:
-    """Return a profile as YAML, with only those registry entries that its runs use."""
+    """Return a profile as YAML, with only the registry entries and settings that its runs use."""
     specs = [run.spec for run in planned]
     used = {
         "models": {spec.model_name for spec in specs},
@@ -55,6 +58,9 @@ def dump_used(profile: Profile, planned: list[PlannedRun]) -> str:
     for kind, names in used.items():
         entries = values.pop(kind)  # inserted again below, so after the experiments
         values[kind] = {name: entry for name, entry in entries.items() if name in names}
+    own = values.pop("by_optimizer", {})
+    if own := {name: each for name, each in own.items() if name in used["optimizers"]}:
+        values["by_optimizer"] = own
     return yaml.dump(
         values,
         Dumper=StrictDumper,
@@ -86,40 +92,53 @@ def _expand(
 ) -> list[PlannedRun]:
     """Return the runs of one experiment: every combination of its lists."""
     where = ("experiments", name)
-    varied = [(argument, value) for argument, values in experiment.args.items() for value in values]
     runs = []
     for model_name in experiment.models:
         model = _look_up(profile.models, model_name, (*where, "models"))
-        corpus, training = corpus_of(_dataset(profile, model_name)), _training(profile, model_name)
-        _check_fit(profile, model_name, model, corpus, training)
+        corpus, shared = corpus_of(_dataset(profile, model_name)), _training(profile, model_name)
+        _check_fit(profile, model_name, model, corpus, shared)
         _check_layout(profile, model_name, model)
-        for optimizer_name, (argument, value), lr, seed in product(
-            experiment.optimizers,
-            varied or [("", None)],
-            experiment.lr or [training.lr],
-            experiment.seeds,
-        ):
+        for optimizer_name in experiment.optimizers:
             entry = _look_up(profile.optimizers, optimizer_name, (*where, "optimizers"))
-            varied_args = {argument: value} if argument else {}
-            optimizer = optimizer_spec(
-                optimizer_name,
-                entry,
-                model,
-                varied_args,
-                steps=training.steps,
-                source_of=source_of,
-            )
-            spec = RunSpec(
-                model_name=model_name,
-                model=model,
-                corpus=corpus,
-                optimizer=optimizer,
-                training=training.model_copy(update={"lr": lr}),
-                seed=seed,
-            )
-            planned = PlannedRun(name, spec, entry.label, training.lr, argument, value)
-            runs.append(planned)
+            changes = profile.by_optimizer.get(optimizer_name, {})
+            own = changed(shared, changes, ("by_optimizer", optimizer_name))
+            for argument, value, args, training in _variations(experiment, own, where):
+                optimizer = optimizer_spec(
+                    optimizer_name,
+                    entry,
+                    model,
+                    args,
+                    steps=training.steps,
+                    source_of=source_of,
+                )
+                for lr, seed in product(
+                    learning_rates(experiment, optimizer_name, own.lr), experiment.seeds
+                ):
+                    spec = RunSpec(
+                        model_name=model_name,
+                        model=model,
+                        corpus=corpus,
+                        optimizer=optimizer,
+                        training=training.model_copy(update={"lr": lr}),
+                        seed=seed,
+                    )
+                    runs.append(PlannedRun(name, spec, entry.label, shared, own, argument, value))
     return runs
+
+
+def _variations(
+    experiment: Experiment, own: TrainingSettings, where: Keys
+) -> Iterator[tuple[str, Any, dict[str, Any], TrainingSettings]]:
+    """Yield what an experiment varies: its name, its value, the args and the training settings."""
+    if not (experiment.args or experiment.training):
+        yield "", None, {}, own
+    for argument, values in experiment.args.items():
+        for value in values:
+            yield argument, value, {argument: value}, own
+    for setting, values in experiment.training.items():
+        for value in values:
+            training = changed(own, {setting: value}, (*where, "training"))
+            yield f"training.{setting}", getattr(training, setting), {}, training
 
 
 def _dataset(profile: Profile, model_name: str) -> str:
@@ -136,7 +155,7 @@ def _corpus(profile: Profile, dataset: str) -> Corpus:
 
 
 def _training(profile: Profile, model_name: str) -> TrainingSettings:
-    """Return a model's training settings, which are the same in every experiment."""
+    """Return a model's shared training settings, which are the same in every experiment."""
     own = profile.by_model.get(model_name, ModelTraining()).training
     field = ("by_model", model_name, "training") if own else ("training",)
     return parse(TrainingSettings, profile.training | own, field)

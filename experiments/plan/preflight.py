@@ -7,7 +7,7 @@ from experiments.corpus.tokens import verify
 from experiments.models.build import model_on_meta
 from experiments.optimizers.build import build_optimizer, optimizer_on_meta
 from experiments.plan.spec import PlannedRun
-from experiments.settings import ConfigError
+from experiments.settings import ConfigError, Keys
 
 
 def check_runs(planned: list[PlannedRun], corpora: Path) -> None:
@@ -44,7 +44,7 @@ def _check_optimizer(run: PlannedRun) -> None:
     with uninitialised values.
 
     Raises:
-        ConfigError: the optimizer cannot be built. If an experiment varies an argument of it, the
+        ConfigError: the optimizer cannot be built. If an experiment varies what is wrong, the
             message names the experiment.
     """
     spec, training = run.spec, run.spec.training
@@ -58,5 +58,17 @@ def _check_optimizer(run: PlannedRun) -> None:
             model = model_on_meta(spec.model).to_empty(device="cpu")
             build_optimizer(spec.optimizer, model, training.lr, training.weight_decay)
     except ConfigError as error:
-        within = ("experiments", run.experiment, "args") if run.argument else ()
-        raise ConfigError(error.field, error.problem, within=within) from error
+        field, within = _given_at(run, error.field)
+        raise ConfigError(field, error.problem, within=within) from error
+
+
+def _given_at(run: PlannedRun, field: Keys) -> tuple[Keys, Keys]:
+    """Return the field of a run's setting in the profile, and the settings that it is part of."""
+    if field == tuple(run.argument.split(".")):  # a varied training setting
+        return field, ("experiments", run.experiment)
+    if field[:1] == ("training",):
+        name = field[1]
+        is_own = getattr(run.own, name) != getattr(run.shared, name)
+        return ("by_optimizer", run.spec.optimizer.name, name) if is_own else field, ()
+    is_argument = run.argument and not run.argument.startswith("training.")
+    return field, ("experiments", run.experiment, "args") if is_argument else ()

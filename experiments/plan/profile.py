@@ -6,18 +6,30 @@ registries beside it (models.yaml, optimizers.yaml, datasets.yaml) define the na
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from experiments.corpus.settings import CorpusSettings
 from experiments.models.settings import ModelSettings
 from experiments.optimizers.settings import OptimizerSettings
-from experiments.settings import ConfigError, Plain, Settings, Unique
+from experiments.settings import ConfigError, Plain, Settings, Unique, added
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+# Training settings that an experiment may vary, and that an optimizer may have for itself.
+Tuned = Literal[
+    "weight_decay",
+    "warmup_steps",
+    "grad_clip_norm",
+    "schedule",
+    "decay_steps",
+    "decay_shape",
+    "min_lr_ratio",
+    "batch_size",
+]
+_Rates = Unique[Annotated[float, Field(gt=0)]]
 
 
 class TrainingSettings(Settings):
-    """Training settings of one model; the same for every optimizer."""
+    """Training settings of one model, shared by all optimizers that have none of their own."""
 
     steps: int = Field(gt=0, description="number of optimizer steps")
     batch_size: int = Field(gt=0, description="sequences per optimizer step")
@@ -29,9 +41,23 @@ class TrainingSettings(Settings):
     context: int = Field(gt=0, description="tokens per sequence")
     lr: float = Field(gt=0, description="peak learning rate of the schedule")
     min_lr_ratio: float = Field(
-        default=0.1, ge=0, le=1, description="final learning rate divided by lr"
+        default=0.1,
+        ge=0,
+        le=1,
+        description="final learning rate divided by lr, of the schedules cosine and wsd",
     )
     warmup_steps: int = Field(ge=0, description="steps of linear warm-up from zero to lr")
+    schedule: Literal["cosine", "wsd", "constant"] = added(
+        "cosine",
+        description="learning rate after the warm-up: half a cosine; constant until a final decay"
+        " (warmup-stable-decay); or constant",
+    )
+    decay_steps: int | None = added(
+        None, gt=0, description="final steps in which the schedule wsd decays"
+    )
+    decay_shape: Literal["linear", "cosine", "sqrt"] = added(
+        "linear", description="shape of the decay of the schedule wsd"
+    )
     weight_decay: float = Field(
         default=0.1, ge=0, description="weight decay of tensors with two or more dimensions"
     )
@@ -63,9 +89,38 @@ class TrainingSettings(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _only_wsd_has_a_decay(self) -> "TrainingSettings":
+        if self.schedule == "wsd":
+            longest = self.steps - self.warmup_steps
+            if self.decay_steps is None:
+                raise ConfigError(("decay_steps",), "is missing, but the schedule wsd needs it")
+            if self.decay_steps > longest:
+                raise ConfigError(
+                    ("decay_steps",),
+                    f"is {self.decay_steps}, but it must be at most steps - warmup_steps,"
+                    f" {longest}",
+                )
+            return self
+        for name in ("decay_steps", "decay_shape"):
+            if name in self.model_fields_set and getattr(self, name) is not None:
+                raise ConfigError(
+                    (name,),
+                    f"is {getattr(self, name)!r}, but schedule is {self.schedule!r}: only wsd has"
+                    f" {name}",
+                )
+        return self
+
+    @property
+    def schedule_text(self) -> str:
+        """The schedule as a cell of a table, such as "wsd (60 steps, linear)"."""
+        if self.schedule != "wsd":
+            return self.schedule
+        return f"wsd ({self.decay_steps} steps, {self.decay_shape})"
+
 
 class Experiment(Settings):
-    """A grid of runs: every combination of models, optimizers, seeds, learning rates and arguments.
+    """A grid of runs: every combination of models, optimizers, seeds and varied settings.
 
     analysis.catalogue recognises the experiments of the paper by their names in the profile.
     """
@@ -75,13 +130,47 @@ class Experiment(Settings):
     seeds: Unique[Annotated[int, Field(ge=0, lt=2**64)]] = Field(  # bound of torch.manual_seed
         min_length=1, description="seeds of the initial weights and of the order of the data"
     )
-    lr: Unique[Annotated[float, Field(gt=0)]] = Field(
-        default=(), description="peak learning rates to sweep; by default only training.lr"
+    lr: Annotated[
+        Annotated[_Rates, Tag("a list")]
+        | Annotated[dict[str, Annotated[_Rates, Field(min_length=1)]], Tag("a mapping")],
+        Discriminator(lambda value: "a mapping" if isinstance(value, dict) else "a list"),
+    ] = Field(
+        default=(),
+        description="peak learning rates to sweep, or a mapping from optimizers and `default` to"
+        " such lists; by default only the optimizer's training.lr",
     )
     args: dict[str, Annotated[Unique[Plain[Any]], Field(min_length=1)]] = Field(
         default={},
         description="values to try for each argument of the optimizers, one argument at a time",
     )
+    training: dict[Tuned, Annotated[Unique[Plain[Any]], Field(min_length=1)]] = Field(
+        default={},
+        description="values to try for each training setting, one setting at a time",
+    )
+
+    @model_validator(mode="after")
+    def _every_optimizer_has_learning_rates(self) -> "Experiment":
+        if not isinstance(self.lr, dict):
+            return self
+        for name in self.lr:
+            if name not in ("default", *self.optimizers):
+                raise ConfigError(
+                    ("lr", name),
+                    f"names no optimizer of the experiment: it must be one of default,"
+                    f" {', '.join(self.optimizers)}",
+                )
+        for name in self.optimizers:
+            if name not in self.lr and "default" not in self.lr:
+                raise ConfigError(("lr", name), "is missing, and so is lr.default")
+        return self
+
+    @model_validator(mode="after")
+    def _varies_arguments_or_training(self) -> "Experiment":
+        if self.args and self.training:
+            raise ConfigError(
+                ("training",), "stands beside args, but an experiment may vary only one of the two"
+            )
+        return self
 
 
 class Layout(Settings):
@@ -146,6 +235,11 @@ class Profile(Registries):
     )
     by_model: dict[Name, ModelTraining] = Field(
         default={}, description="overrides for single models, in all experiments"
+    )
+    by_optimizer: dict[Name, dict[Literal["lr", Tuned], Plain[Any]]] = Field(
+        default={},
+        description="training settings of single optimizers, in all experiments; an experiment's"
+        " own lr and training come before them",
     )
     experiments: dict[Name, Experiment] = Field(
         min_length=1, description="grids of runs, by the name of the experiment"

@@ -1,5 +1,6 @@
 """Specification of one run, and the experiment that it belongs to."""
 
+import json
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -40,20 +41,23 @@ class PlannedRun:
     experiment: str
     spec: RunSpec
     label: str  # name of the optimizer in tables and figures
-    shared_lr: float  # training.lr of the model, before any sweep: the same for all optimizers
-    argument: str = ""  # optimizer argument that the experiment varies; "" for none
-    value: Any = None  # value of that argument
+    shared: TrainingSettings  # of the model, the same for all optimizers
+    own: TrainingSettings  # of the optimizer, before its experiment varies any of them
+    argument: str = ""  # what the experiment varies: an argument, or "training.<setting>"
+    value: Any = None  # value of that argument or setting
 
     def row(self) -> "PlanRow":
         """Return the run as a row of the plan, the table of runs that the analysis reads."""
         training = self.spec.training
+        shared, own = _hyperparameters(self.shared), _hyperparameters(self.own)
+        trained = _hyperparameters(training) | {"lr": self.shared.lr}  # shared_lr is a column
         return {
             "experiment": self.experiment,
             "model": self.spec.model_name,
             "optimizer": self.spec.optimizer.name,
             "label": self.label,
             "lr": training.lr,
-            "shared_lr": self.shared_lr,
+            "shared_lr": self.shared.lr,
             "argument": self.argument,
             "value": str(self.value) if self.argument else "",
             "seed": self.spec.seed,
@@ -65,6 +69,9 @@ class PlannedRun:
             "min_lr_ratio": training.min_lr_ratio,
             "weight_decay": training.weight_decay,
             "grad_clip_norm": training.grad_clip_norm,
+            "schedule": training.schedule_text,
+            "shared": _differing(shared, trained),
+            "own": _differing(own, shared),
             "run": self.spec.path,
         }
 
@@ -89,4 +96,21 @@ class PlanRow(TypedDict):
     min_lr_ratio: float
     weight_decay: float
     grad_clip_norm: float
+    schedule: str
+    shared: str  # shared values of the settings in which the run deviates, as JSON; "" for none
+    own: str  # the optimizer's own values of the shared settings, as JSON; "" for none
     run: str  # RunSpec.path
+
+
+def _hyperparameters(training: TrainingSettings) -> dict[str, Any]:
+    """Return the training settings that the table of hyperparameters shows, in its order."""
+    shown = ["batch_size", "context", "lr", "steps", "warmup_steps", "weight_decay"]
+    shown += ["grad_clip_norm", "min_lr_ratio"]
+    settings = {name: getattr(training, name) for name in shown}
+    return settings | {"schedule": training.schedule_text}
+
+
+def _differing(settings: dict[str, Any], others: dict[str, Any]) -> str:
+    """Return those of `settings` that differ from `others` as JSON; "" if there are none."""
+    differing = {name: value for name, value in settings.items() if value != others[name]}
+    return json.dumps(differing) if differing else ""
