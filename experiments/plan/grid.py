@@ -122,7 +122,11 @@ def _expand(
                         training=training.model_copy(update={"lr": lr}),
                         seed=seed,
                     )
-                    runs.append(PlannedRun(name, spec, entry.label, shared, own, argument, value))
+                    runs.append(
+                        PlannedRun(
+                            name, spec, entry.label, shared, own, argument, value, entry.extra
+                        )
+                    )
     return runs
 
 

@@ -59,7 +59,12 @@ def _check_optimizer(run: PlannedRun) -> None:
             build_optimizer(spec.optimizer, model, training.lr, training.weight_decay)
     except ConfigError as error:
         field, within = _given_at(run, error.field)
-        raise ConfigError(field, error.problem, within=within) from error
+        problem = error.problem
+        if run.extra and isinstance(error.__cause__, ImportError):
+            problem += (
+                f"; pip install '.[{run.extra}]' installs it, and so does make EXTRA={run.extra}"
+            )
+        raise ConfigError(field, problem, within=within) from error
 
 
 def _given_at(run: PlannedRun, field: Keys) -> tuple[Keys, Keys]:

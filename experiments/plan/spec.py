@@ -45,6 +45,7 @@ class PlannedRun:
     own: TrainingSettings  # of the optimizer, before its experiment varies any of them
     argument: str = ""  # what the experiment varies: an argument, or "training.<setting>"
     value: Any = None  # value of that argument or setting
+    extra: str | None = None  # the extra of pyproject.toml that installs the optimizer
 
     def row(self) -> "PlanRow":
         """Return the run as a row of the plan, the table of runs that the analysis reads."""

@@ -175,15 +175,25 @@ def test_what_cannot_be_trained_is_told_in_the_plan(
     assert "\n" not in str(raised.value)
 
 
+def test_the_extra_of_a_missing_library_is_told(tmp_path, text_file, tiny_corpus):
+    path = "no_such_library.Optimizer"
+    planned, corpora, _ = plan_of(path, tmp_path, text_file, tiny_corpus, extra="field")
+    message = (
+        r"ModuleNotFoundError: .*; pip install '\.\[field\]' installs it, and so does make EXTRA"
+    )
+    with pytest.raises(ConfigError, match=message):
+        check_runs(planned, corpora)
+
+
 def test_a_class_that_reads_parameters_is_made(tmp_path, text_file, tiny_corpus):
     path = f"{OTHERS}.ReadsParameters"
     check_runs(*plan_of(path, tmp_path, text_file, tiny_corpus)[:2])
 
 
-def plan_of(path, tmp_path, text_file, tiny_corpus):
+def plan_of(path, tmp_path, text_file, tiny_corpus, **entry):
     """Return runs that use a class, the folder of their corpus, and the path of their profile."""
     values = profile_values(text_file)
-    values["optimizers"] = {"mine": {"label": "x", "class": path, "source": "a test"}}
+    values["optimizers"] = {"mine": {"label": "x", "class": path, "source": "a test"} | entry}
     values["experiments"]["comparison"]["optimizers"] = ["mine"]
     profile = write_profile(tmp_path / "mine.yaml", values)
     planned = plan(load_profile(str(profile)))
