@@ -1,5 +1,7 @@
 """Optimizers with modes are evaluated at the right weights; those with a closure get one."""
 
+from importlib.util import find_spec
+
 import pandas as pd
 import pytest
 import torch
@@ -16,7 +18,16 @@ from tests.conftest import train_until_power_cut
 from tests.experiments import optimizers_that_switch as switching
 
 TIMES = ["step_seconds", "optimizer_seconds"]
-MODES = [f"{switching.__name__}.ScheduleFree", f"{switching.__name__}.ScheduleFreeWithAttribute"]
+AUTHORS = pytest.param(
+    "schedulefree.AdamWScheduleFree",
+    {"lr": 0.05, "schedule": "constant"},
+    marks=pytest.mark.skipif(not find_spec("schedulefree"), reason="needs the extra field"),
+)
+MODES = [
+    (f"{switching.__name__}.ScheduleFree", {}),
+    (f"{switching.__name__}.ScheduleFreeWithAttribute", {}),
+    AUTHORS,
+]
 CLOSURES = [f"{switching.__name__}.Sam", "torch.optim.LBFGS"]
 
 
@@ -66,11 +77,11 @@ class PlainLoop:
             group["lr"] = self.settings.lr * lr_factor(step + 1, self.settings)
 
 
-@pytest.mark.parametrize("path", MODES)
+@pytest.mark.parametrize(("path", "training"), MODES)
 def test_a_schedule_free_run_equals_a_loop_that_switches_by_hand(
-    run_of, tiny_corpus, tmp_path, path
+    run_of, tiny_corpus, tmp_path, path, training
 ):
-    run = run_of(path, val_sequences=4)
+    run = run_of(path, val_sequences=4, **training)
     train(run, tiny_corpus, tmp_path)
     loop = PlainLoop(run, tiny_corpus)
     loop.optimizer.train()
@@ -108,13 +119,11 @@ def test_a_run_with_a_closure_equals_a_loop_with_one(run_of, tiny_corpus, tmp_pa
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize(
-    ("path", "closure"), [(p, False) for p in MODES] + [(p, True) for p in CLOSURES]
-)
+@pytest.mark.parametrize(("path", "training"), [*MODES, *((path, {}) for path in CLOSURES)])
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
-    run_of, tiny_corpus, tmp_path, path, closure
+    run_of, tiny_corpus, tmp_path, path, training
 ):
-    run = run_of(path, closure)
+    run = run_of(path, path in CLOSURES, **training)
     train(run, tiny_corpus, tmp_path / "whole")
     train_until_power_cut(run, tiny_corpus, tmp_path / "cut")
     train(run, tiny_corpus, tmp_path / "cut")
