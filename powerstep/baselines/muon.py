@@ -17,6 +17,7 @@ from powerstep.state import Full, StateLayout
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
+_POSITIVE = ArgumentRule(lambda value: bool(value > 0), "greater than 0")
 MOMENTUM = 0.95  # μ, the decay factor of the momentum of hidden matrices
 RMS = 0.2  # root mean square of an AdamW update, to which Muon's updates are scaled
 # Coefficients of the quintic Newton-Schulz iteration of Jordan's Muon, number of iterations, and
@@ -146,13 +147,19 @@ class MuonPowerStep(_MuonOnMatrices, PowerStep):
 
     Schedulers that cycle the momentum cycle γ; the momentum of hidden matrices stays at 0.95.
 
+    Muon's updates are scaled to the size of AdamW's, and PowerStep's are about twice as large. The
+    default of `aux_lr_ratio` makes the steps of all parameters about equal. The paper names no
+    ratio, so 1 is its reading.
+
     Args:
         named_parameters: (name, parameter) pairs, as from `model.named_parameters()`. Every hidden
             matrix that is not named "gate_up_proj" must be a single linear map.
-        lr: η, the learning rate of all parameters; at least 0.
+        lr: η, the learning rate of hidden matrices; at least 0.
         gamma: γ of PowerStep, in [0, 1].
         beta: β of PowerStep, in [0, 1].
         weight_decay: λ, decoupled; at least 0.
+        aux_lr_ratio: learning rate of all other parameters, divided by lr; greater than 0. A group
+            that is added later has its own lr.
 
     Raises:
         ValueError: an argument is out of range, the parameters have no names, or a parameter is
@@ -166,10 +173,10 @@ class MuonPowerStep(_MuonOnMatrices, PowerStep):
         gamma: float = 0.9,
         beta: float = 0.1,
         weight_decay: float = 0.0,
+        aux_lr_ratio: float = 0.5,
     ) -> None:
-        super().__init__(
-            _param_groups(named_parameters, type(self).__name__), lr, gamma, beta, weight_decay
-        )
+        groups = _param_groups(named_parameters, type(self).__name__, lr, aux_lr_ratio)
+        super().__init__(groups, lr, gamma, beta, weight_decay)
 
 
 class MuonAdamW(_MuonOnMatrices):
@@ -177,10 +184,11 @@ class MuonAdamW(_MuonOnMatrices):
 
     Args:
         named_parameters: as in `MuonPowerStep`.
-        lr: η, the learning rate of all parameters; at least 0.
+        lr: η, the learning rate of hidden matrices; at least 0.
         betas: β1 and β2 of AdamW, each in [0, 1).
         eps: ε of AdamW; at least 0.
         weight_decay: λ, decoupled; at least 0.
+        aux_lr_ratio: as in `MuonPowerStep`; the paper has one learning rate for all.
 
     Raises:
         ValueError: an argument is out of range, the parameters have no names, or a parameter is
@@ -198,9 +206,11 @@ class MuonAdamW(_MuonOnMatrices):
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        aux_lr_ratio: float = 1.0,
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(_param_groups(named_parameters, type(self).__name__), defaults)
+        groups = _param_groups(named_parameters, type(self).__name__, lr, aux_lr_ratio)
+        super().__init__(groups, defaults)
 
     def _update(self, work: Work, group: dict[str, Any], step: int | Tensor) -> None:
         theta, grad, (exp_avg, exp_avg_sq) = work
@@ -217,8 +227,14 @@ class MuonAdamW(_MuonOnMatrices):
         )
 
 
-def _param_groups(named_parameters: NamedParameters, optimizer: str) -> list[dict[str, Any]]:
+def _param_groups(
+    named_parameters: NamedParameters, optimizer: str, lr: float | Tensor, aux_lr_ratio: float
+) -> list[dict[str, Any]]:
     """Group parameters as hidden matrices, stacks of two, other matrices and vectors."""
+    if not _POSITIVE.accepts(aux_lr_ratio):
+        raise ValueError(
+            f"aux_lr_ratio is {aux_lr_ratio!r}, but it must be {_POSITIVE.requirement}"
+        )
     matrices, pairs, others, vectors = [], [], [], []
     for named in named_parameters:
         if not _is_named(named):
@@ -233,11 +249,12 @@ def _param_groups(named_parameters: NamedParameters, optimizer: str) -> list[dic
             others.append(named)
         else:
             (pairs if "gate_up_proj" in name else matrices).append(named)
+    aux = {} if aux_lr_ratio == 1 else {"lr": lr * aux_lr_ratio}
     groups = [
         {"params": matrices, "is_matrix": True, "stacked": 1},
         {"params": pairs, "is_matrix": True, "stacked": 2},
-        {"params": others, "is_matrix": False},
-        {"params": vectors, "is_matrix": False},
+        {"params": others, "is_matrix": False} | aux,
+        {"params": vectors, "is_matrix": False} | aux,
     ]
     return [group for group in groups if group["params"]]
 

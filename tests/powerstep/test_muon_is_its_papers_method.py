@@ -1,6 +1,7 @@
 """Matrices follow Muon's paper; other parameters are updated as by PowerStep or AdamW."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -118,21 +119,22 @@ def test_matrices_step_as_with_torchs_muon(model, optimizer):
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "reference"),
+    ("optimizer", "ratio", "reference", "lr"),
     [
-        (MuonPowerStep, lambda p: PowerStep(p, LR, weight_decay=WEIGHT_DECAY)),
-        (
-            MuonAdamW,
-            lambda p: torch.optim.AdamW(p, LR, betas=(0.9, 0.95), weight_decay=WEIGHT_DECAY),
-        ),
+        (MuonPowerStep, {}, PowerStep, LR / 2),
+        (MuonPowerStep, {"aux_lr_ratio": 1.0}, PowerStep, LR),
+        (MuonAdamW, {}, partial(torch.optim.AdamW, betas=(0.9, 0.95)), LR),
+        (MuonAdamW, {"aux_lr_ratio": 3}, partial(torch.optim.AdamW, betas=(0.9, 0.95)), 3 * LR),
     ],
 )
-def test_all_else_steps_as_with_the_other_optimizer(model, optimizer, reference):
+def test_all_else_steps_as_with_the_other_optimizer(model, optimizer, ratio, reference, lr):
     theirs = copy.deepcopy(model)
     history = gradients(model)
-    take_steps(optimizer(model.named_parameters(), LR, weight_decay=WEIGHT_DECAY), model, history)
+    made = optimizer(model.named_parameters(), LR, weight_decay=WEIGHT_DECAY, **ratio)
+    take_steps(made, model, history)
     names = ["embed_tokens.weight", "lm_head.weight", "norm.weight", "norm.bias"]
-    take_steps(reference([theirs.get_parameter(name) for name in names]), theirs, history)
+    params = [theirs.get_parameter(name) for name in names]
+    take_steps(reference(params, lr, weight_decay=WEIGHT_DECAY), theirs, history)
     for name in names:
         ours, expected = model.get_parameter(name), theirs.get_parameter(name)
         torch.testing.assert_close(ours, expected, rtol=2e-6, atol=1e-7)
@@ -163,6 +165,23 @@ def test_a_resumed_run_goes_on_bit_for_bit(model, optimizer):
     take_steps(second, again, history[3:])
     for a, b in zip(model.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@BOTH
+@pytest.mark.parametrize("ratio", [0, -1.0, "half"])
+def test_a_ratio_of_learning_rates_must_be_positive(model, optimizer, ratio):
+    with pytest.raises(ValueError, match=r"aux_lr_ratio is .* but it must be greater than 0"):
+        optimizer(model.named_parameters(), LR, aux_lr_ratio=ratio)
+
+
+@BOTH
+def test_a_schedule_keeps_the_ratio_of_learning_rates(model, optimizer):
+    made = optimizer(model.named_parameters(), torch.tensor(LR), aux_lr_ratio=0.25)
+    schedule = torch.optim.lr_scheduler.LambdaLR(made, lambda step: 0.5**step)
+    take_steps(made, model, gradients(model, 1))
+    schedule.step()
+    lrs = {group["is_matrix"]: float(group["lr"]) for group in made.param_groups}
+    assert lrs == pytest.approx({True: LR / 2, False: LR / 8})
 
 
 @BOTH
