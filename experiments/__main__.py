@@ -67,6 +67,13 @@ def main(arguments: list[str] | None = None) -> None:
     command.add_argument("--output", type=Path, required=True, help="CSV file for the curves")
     command.set_defaults(run=run_convergence)
 
+    command = commands.add_parser("check", help="check how optimizers behave")
+    command.add_argument("--profile", default="laptop", help="name or path of a profile")
+    command.add_argument(
+        "--optimizer", nargs="+", default=[], metavar="NAME", help="entries; by default all"
+    )
+    command.set_defaults(run=run_check)
+
     command = commands.add_parser("bench", help="measure the time and memory of optimizer steps")
     command.add_argument("--rounds", type=int, default=15, help="timed steps per optimizer")
     command.add_argument(
@@ -198,6 +205,19 @@ def run_convergence(options: argparse.Namespace) -> None:
     from experiments.studies.convergence import write_convergence
 
     write_convergence(options.output)
+
+
+def run_check(options: argparse.Namespace) -> None:
+    """Check how optimizers behave; exit with code 1 if one fails unexpectedly."""
+    from experiments.training.lightning_import import import_lightning
+
+    import_lightning()
+    from experiments.conformance.check import check
+
+    with lines_named(options.profile):
+        optimizers = load_profile(options.profile).optimizers
+        if not check(optimizers, options.optimizer):
+            sys.exit(1)
 
 
 def run_bench(options: argparse.Namespace) -> None:

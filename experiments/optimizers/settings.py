@@ -151,6 +151,12 @@ class OptimizerSpec(Settings):
         return _classes(self)
 
 
+def how_to_install(extra: str) -> str:
+    """Return how to install an extra, as a clause."""
+    clause = f"pip install '.[{extra}]' installs it"
+    return clause + (", and so does make EXTRA=field" if extra == "field" else "")
+
+
 def _classes(owner: OptimizerSettings | OptimizerSpec) -> tuple[str, ...]:
     paths = [owner.class_path, *(group.class_path for group in owner.groups)]
     return tuple(dict.fromkeys(path for path in paths if path))

@@ -6,6 +6,7 @@ from experiments.corpus.batches import check_size
 from experiments.corpus.tokens import verify
 from experiments.models.build import model_on_meta
 from experiments.optimizers.build import build_optimizer, optimizer_on_meta
+from experiments.optimizers.settings import how_to_install
 from experiments.plan.spec import PlannedRun
 from experiments.settings import ConfigError, Keys
 
@@ -61,9 +62,7 @@ def _check_optimizer(run: PlannedRun) -> None:
         field, within = _given_at(run, error.field)
         problem = error.problem
         if run.extra and isinstance(error.__cause__, ImportError):
-            problem += (
-                f"; pip install '.[{run.extra}]' installs it, and so does make EXTRA={run.extra}"
-            )
+            problem += f"; {how_to_install(run.extra)}"
         raise ConfigError(field, problem, within=within) from error
 
 

@@ -1,0 +1,1 @@
+"""Checks how a class of optimizers behaves, before anybody compares it with others."""

@@ -1,0 +1,60 @@
+"""Checks of an optimizer in two processes that train one model."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.nn.parallel import DistributedDataParallel
+
+from experiments.conformance.finding import Finding
+from experiments.conformance.manners import difference, guarded
+from experiments.conformance.trial import Trial
+from experiments.optimizers.settings import OptimizerSpec
+from experiments.training.sharding import full_tensor, shard
+
+PROCESSES = 2
+STEPS = 6
+_TOLERANCE = 0.1  # of the way that the weights have gone; 4-bit codes magnify rounding to 0.04
+
+
+def check_pair(rank: int, spec: OptimizerSpec, lr: float, strategy: str, folder: Path) -> Finding:
+    """Train as one of two processes, and compare the weights with those of one process.
+
+    Args:
+        rank: number of this process, 0 or 1.
+        spec: the optimizer.
+        lr: its learning rate.
+        strategy: "ddp", or "fsdp" for FSDP2.
+        folder: an empty folder, where the processes meet.
+    """
+    store = dist.FileStore(str(folder / "store"), PROCESSES)
+    dist.init_process_group(
+        "gloo", store=store, rank=rank, world_size=PROCESSES, timeout=timedelta(seconds=120)
+    )
+    try:
+        return guarded(spec, lambda: _compared(rank, spec, lr, strategy))
+    finally:
+        dist.destroy_process_group()
+
+
+def _compared(rank: int, spec: OptimizerSpec, lr: float, strategy: str) -> Finding:
+    alone = Trial(spec, lr)
+    start = alone.weights()
+    expected = alone.train(STEPS).weights()
+    part = slice(2 * rank, 2 * rank + 2)
+    wrapped = DistributedDataParallel if strategy == "ddp" else _sharded
+    pair = Trial(spec, lr, wrapped=wrapped, part=part).train(STEPS)
+    weights = torch.cat([full_tensor(p.detach()).flatten() for p in pair.model.parameters()])
+    apart = difference(weights, expected, start)
+    if not apart <= _TOLERANCE:
+        return Finding("no", f"two processes end {apart:.0%} of the way apart from one process")
+    return Finding("yes")
+
+
+def _sharded(model: nn.Module) -> nn.Module:
+    names = ("data_parallel", "tensor_parallel")
+    shard(model, init_device_mesh("cpu", (PROCESSES, 1), mesh_dim_names=names))
+    return model

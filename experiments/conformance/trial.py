@@ -1,0 +1,104 @@
+"""A tiny language model that an optimizer trains on one batch."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from experiments.models.build import build_model
+from experiments.models.settings import GPT2Settings
+from experiments.optimizers.build import build_optimizer
+from experiments.optimizers.composite import parts_of
+from experiments.optimizers.exact_loading import load_exactly
+from experiments.optimizers.modes import switch_mode
+from experiments.optimizers.settings import OptimizerSpec
+from experiments.settings import ConfigError
+
+# The matrices are just large enough for libraries that quantise only tensors of 4096 elements.
+MODEL = GPT2Settings(family="gpt2", layers=1, width=64, heads=2, context=16, vocab_size=128)
+STEPS = 40  # also the value of $training.steps
+_SEQUENCES = 4
+_WEIGHT_DECAY = 0.1
+
+
+class Trial:
+    """A model of `MODEL`, its optimizer in training mode, and one batch of random tokens.
+
+    Args:
+        spec: the optimizer.
+        lr: the learning rate.
+        seed: of the initial weights and of everything random that the optimizer does.
+        wrapped: returns the model to train, such as a DistributedDataParallel of it. It may also
+            shard the model in place, because the optimizer is built afterwards.
+        part: the sequences of the batch that this process trains on.
+
+    Raises:
+        ConfigError: the optimizer cannot be built.
+    """
+
+    def __init__(
+        self,
+        spec: OptimizerSpec,
+        lr: float,
+        *,
+        seed: int = 0,
+        wrapped: Callable[[nn.Module], nn.Module] = lambda model: model,
+        part: slice = slice(None),
+    ) -> None:
+        tokens = torch.randint(
+            MODEL.vocab_size,
+            (_SEQUENCES, MODEL.context + 1),
+            generator=torch.Generator().manual_seed(1),
+        )[part]
+        self._batch = tokens[:, :-1], tokens[:, 1:]
+        self._spec = spec
+        torch.manual_seed(seed)
+        self.model = build_model(MODEL)
+        self._trained = wrapped(self.model)
+        self.optimizer = _built(spec, self.model, lr)
+        for each in parts_of(self.optimizer):
+            load_exactly(each)
+        switch_mode(self.optimizer, train=True)
+
+    def gradients(self) -> Tensor:
+        """Compute the gradients of the batch, and return its loss, a scalar."""
+        self.optimizer.zero_grad()
+        loss = self._trained(*self._batch)
+        loss.backward()
+        return loss.detach()
+
+    def step(self) -> None:
+        """Let the optimizer step on gradients that are there; with a closure if it needs one."""
+        if self._spec.closure:
+            self.optimizer.step(torch.enable_grad()(self.gradients))
+        else:
+            self.optimizer.step()
+
+    def train(self, steps: int) -> "Trial":
+        """Take steps on the batch, and return the trial itself."""
+        for _ in range(steps):
+            self.gradients()
+            self.step()
+        return self
+
+    @torch.no_grad()
+    def loss(self) -> float:
+        """Return the loss of the batch in evaluation mode, in nats per token."""
+        switch_mode(self.optimizer, train=False)
+        loss = self._trained(*self._batch).item()
+        switch_mode(self.optimizer, train=True)
+        return loss
+
+    def weights(self) -> Tensor:
+        """Return a copy of all parameters of an unsharded model as one vector."""
+        return torch.cat([param.detach().flatten() for param in self.model.parameters()])
+
+
+def _built(spec: OptimizerSpec, model: nn.Module, lr: float) -> torch.optim.Optimizer:
+    """Build the optimizer with weight decay; without it if its class has none."""
+    try:
+        return build_optimizer(spec, model, lr, _WEIGHT_DECAY)
+    except ConfigError as error:
+        if error.field != ("training", "weight_decay"):
+            raise
+        return build_optimizer(spec, model, lr, 0.0)
