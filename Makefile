@@ -6,12 +6,14 @@
 #   make status                    show the progress of every run
 #   make test                      run the tests
 #   make lint                      run the linters
-#   make bench                     measure a step of each optimizer, in an environment of its own
+#   make check OPTIMIZER=name      check how an optimizer behaves; without OPTIMIZER, all of them
+#   make bench                     measure a step of each optimizer, with EXTRA=field
 #   make bench-analysis            measure the analysis of 500 runs
 #   make reference                 copy a profile's results to results/reference/; makes no .venv
-#   make venv                      make .venv
+#   make venv                      make .venv, or .venv-field with EXTRA=field
 #   make lock                      write requirements.lock from pyproject.toml; makes no .venv
 #   make clean                     delete the environments
+# EXTRA=field: use the environment .venv-field, which also has the optimizers of the extra `field`.
 # PYTHON=… is the Python to make an environment with; make_venv.sh says which are accepted.
 
 PROFILE ?= laptop
@@ -19,16 +21,22 @@ LAUNCHER ?= default
 # Recipes read these from their environment, as "$$PROFILE", so that blanks and quotes in a name are
 # safe. `value` leaves a $ in a name as it is.
 override PROFILE := $(value PROFILE)
-export PROFILE LAUNCHER
-VENV := .venv
-IN_VENV := PATH="$$PWD/$(VENV)/bin:$$PATH"
-SNAKEMAKE := $(IN_VENV) python -m snakemake --profile "profiles/$$LAUNCHER" --config "profile=$$PROFILE"
+export PROFILE LAUNCHER OPTIMIZER
+# The optimizers of others have an environment of their own: transformers imports torchao wherever it
+# is installed, which takes seconds.
+EXTRA :=
+ifneq ($(filter-out field,$(EXTRA)),)
+$(error EXTRA is '$(EXTRA)', but it must be field)
+endif
+VENV = .venv$(EXTRA:%=-%)
+IN_VENV = PATH="$$PWD/$(VENV)/bin:$$PATH"
+SNAKEMAKE = $(IN_VENV) python -m snakemake --profile "profiles/$$LAUNCHER" --config "profile=$$PROFILE"
 
-.PHONY: venv reproduce plan status test test-here test-slurm bench bench-analysis reference lint lock clean
+.PHONY: venv reproduce plan status test test-here test-slurm check bench bench-analysis reference lint lock clean
 .DELETE_ON_ERROR:
 
 venv:
-	@sh make_venv.sh $(VENV) requirements.lock
+	@sh make_venv.sh $(VENV) requirements.lock $(EXTRA:%=requirements-%.lock)
 
 reproduce: venv
 	$(SNAKEMAKE)
@@ -42,19 +50,21 @@ status: venv
 	@$(IN_VENV) python -m experiments status --profile "$$PROFILE"
 
 # The tests of SLURM mostly wait for their jobs, so the other tests run at the same time.
-test: venv
+test:
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync test-here test-slurm
 
-test-here:
+test-here: venv
 	$(IN_VENV) python -m pytest --ignore=tests/slurm
 
-test-slurm:
+test-slurm: venv
 	$(IN_VENV) python -m pytest tests/slurm -rs
 
-# In an environment of its own, because transformers imports torchao wherever it is installed.
-bench:
-	@sh make_venv.sh $(VENV)-bench requirements.lock requirements-bench.lock
-	PATH="$$PWD/$(VENV)-bench/bin:$$PATH" python -m experiments bench
+check: venv
+	@$(IN_VENV) python -m experiments check --profile "$$PROFILE" $${OPTIMIZER:+--optimizer $$OPTIMIZER}
+
+bench: EXTRA := field
+bench: venv
+	$(IN_VENV) python -m experiments bench
 
 bench-analysis: venv
 	$(IN_VENV) python -m tests.measure_analysis
@@ -88,4 +98,4 @@ lock:
 	rm -rf $(VENV)-lock
 
 clean:
-	rm -rf $(VENV) $(VENV)-bench $(VENV)-lock $(VENV)-newest .snakemake
+	rm -rf .venv .venv-field .venv-lock .venv-newest .snakemake

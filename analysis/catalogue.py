@@ -9,12 +9,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from string import ascii_lowercase
 
+from analysis import captions
 from analysis.rows import Row, by, unique, where, with_sweep
 from experiments.settings import ConfigError
 
 # Experiments of the paper that have one figure for each model: the figure's number and subject.
 _BY_MODEL = {
-    "comparison": (2, "The optimizers at one learning rate"),
+    "comparison": (2, "The optimizers at the shared learning rate"),
     "quantization": (4, "Optimizer state in fp32 and in int8"),
     "large_scale": (5, "AdamW with fp32 state and PowerStep with int8 state"),
     "stacey": (7, "PowerStep and Stacey(p,2)"),
@@ -47,7 +48,7 @@ def figures(plan: Iterable[Row]) -> dict[str, Artefact]:
     """Return every figure of a plan by name: the paper's figures in its order, then ours."""
     plan = [*plan]
     found = [
-        Artefact("fig1", "transform", "The signed power transform Φ_β of PowerStep (figure 1)."),
+        Artefact("fig1", "transform", captions.TRANSFORM),
         *_each_model(plan, "comparison"),
         *_sensitivity(plan),
         *_each_model(plan, "quantization"),
@@ -55,20 +56,8 @@ def figures(plan: Iterable[Row]) -> dict[str, Artefact]:
         *_learning_rates(plan),
         *_each_model(plan, "stacey"),
         *_beyond_the_paper(plan),
-        Artefact(
-            "state_memory",
-            "state_memory",
-            "Optimizer state in bytes per parameter, counted from the tensors that each optimizer"
-            " allocates for GPT-2 124M at full size.",
-            needs=("memory.csv",),
-        ),
-        Artefact(
-            "convergence",
-            "convergence",
-            "Smallest mean squared gradient norm up to each step, on a noisy non-convex problem"
-            " with step size η/√t (claim 10): means over 8 seeds.",
-            needs=("convergence.csv",),
-        ),
+        Artefact("state_memory", "state_memory", captions.STATE_MEMORY, needs=("memory.csv",)),
+        Artefact("convergence", "convergence", captions.CONVERGENCE, needs=("convergence.csv",)),
     ]
     return _by_name(found)
 
@@ -77,30 +66,9 @@ def tables(plan: Iterable[Row]) -> dict[str, Artefact]:
     """Return every table of a plan by name: the paper's tables in its order, then ours."""
     plan = [*plan]
     found = [
-        Artefact(
-            "table1",
-            "state_memory_per_device",
-            "Optimizer state per device in MiB, counted on the models at full size (table 1). For"
-            " mixture-of-experts models only the routed experts count, as in the paper; the value"
-            " for the whole model follows in brackets.",
-            needs=("memory.csv",),
-        ),
-        Artefact(
-            "table2",
-            "hyperparameters",
-            "Hyperparameters by model (table 2). The paper's value follows in brackets where it"
-            " differs, and stands alone for a model that only the paper trained.",
-            tuple(plan),
-            trained=False,
-        ),
-        Artefact(
-            "table3",
-            "layouts",
-            "Devices by model, and the degrees of data (dp), tensor (tp), pipeline (pp) and expert"
-            " (ep) parallelism (table 3). The last columns give the optimizer state per device if"
-            " every data-parallel replica of the model holds the whole state.",
-            needs=("memory.csv",),
-        ),
+        Artefact("table1", "state_memory_per_device", captions.TABLE_1, needs=("memory.csv",)),
+        Artefact("table2", "hyperparameters", captions.TABLE_2, tuple(plan), trained=False),
+        Artefact("table3", "layouts", captions.TABLE_3, needs=("memory.csv",)),
         *_losses(plan, "table4", "comparison", "(table 4)"),
         *_losses(plan, "table5", "quantization", "with quantised optimizer state (table 5)"),
         *_losses(
@@ -119,26 +87,15 @@ def tables(plan: Iterable[Row]) -> dict[str, Artefact]:
         *_table(plan, "learning_rate", "loss_by_lr", "Final validation loss by learning rate"),
     ]
     for name in unique(plan, "experiment"):
-        if name not in _KNOWN:
+        if name not in {*_KNOWN, "low_memory"}:
             found += _losses(plan, f"loss_{name}", name, f"in the experiment {name}")
-    rows = with_sweep(plan, "comparison")
-    if rows:
+    if rows := where(plan, experiment="low_memory"):
+        caption = captions.loss_and_cost(rows)
+        found.append(Artefact("low_memory", "loss_and_cost", caption, tuple(rows)))
+    if rows := with_sweep(plan, "comparison"):
         found += [
-            Artefact(
-                "cost",
-                "cost",
-                "Optimizer state, speed and peak memory, measured in the runs of the comparison:"
-                " means over seeds.",
-                tuple(rows),
-            ),
-            Artefact(
-                "time_to_target",
-                "time_to_target",
-                "Steps and tokens until a run reaches the final validation loss of AdamW with the"
-                " same seed. '> S in k of n' means that k of n runs ended without reaching it, and"
-                " that the longest of the n ended after S steps or tokens.",
-                tuple(rows),
-            ),
+            Artefact("cost", "cost", captions.COST, tuple(rows)),
+            Artefact("time_to_target", "time_to_target", captions.TIME_TO_TARGET, tuple(rows)),
         ]
     return _by_name(found)
 
@@ -209,7 +166,7 @@ def _lettered(number: int, subjects: list[tuple[str, list[Row]]]) -> list[Artefa
         Artefact(
             f"fig{number}{_letters(i)}",
             "loss_curves",
-            f"{subject}. {_lines(rows)}",
+            f"{subject}. {captions.lines(rows)}",
             tuple(rows),
         )
         for i, (subject, rows) in enumerate(subjects)
@@ -224,9 +181,7 @@ def _beyond_the_paper(plan: list[Row]) -> list[Artefact]:
             Artefact(
                 f"lr_{model}",
                 "loss_over_lr",
-                f"Final validation loss over learning rate: {model}, {_seeds(rows)}"
-                f"{_intervals(rows, 'error bars')}. A ring marks each optimizer's best learning"
-                " rate. A cross at the top marks a learning rate at which a run diverged.",
+                captions.loss_over_lr(model, rows),
                 tuple(rows),
             )
         )
@@ -236,25 +191,22 @@ def _beyond_the_paper(plan: list[Row]) -> list[Artefact]:
             Artefact(
                 f"cost_{model}",
                 "loss_over_cost",
-                f"Validation loss over tokens and over training time: {model}. {_lines(rows)}",
+                captions.loss_over_cost(model, rows),
                 tuple(rows),
             ),
-            Artefact(
-                f"tradeoff_{model}",
-                "loss_over_state",
-                f"Final validation loss over optimizer-state bytes per parameter: {model}. Filled"
-                " markers have the shared learning rate, open markers each optimizer's own best."
-                " Error bars are 95 % confidence intervals over seeds.",
-                tuple(where(both, model=model)),
-            ),
+            _trade_off(f"tradeoff_{model}", model, where(both, model=model)),
         ]
+    found += [
+        _trade_off(f"low_memory_{model}", model, rows)
+        for model, rows in by(where(plan, experiment="low_memory"), "model")
+    ]
     for name in unique(plan, "experiment"):
         if name not in _KNOWN:
             found += [
                 Artefact(
                     f"loss_{name}_{model}",
                     "loss_curves",
-                    f"Experiment {name}: {model}. {_lines(rows)}",
+                    f"Experiment {name}: {model}. {captions.lines(rows)}",
                     tuple(rows),
                 )
                 for model, rows in by(where(plan, experiment=name), "model")
@@ -262,35 +214,22 @@ def _beyond_the_paper(plan: list[Row]) -> list[Artefact]:
     return found
 
 
+def _trade_off(name: str, model: str, rows: list[Row]) -> Artefact:
+    caption = captions.loss_over_state(model, rows)
+    return Artefact(name, "loss_over_state", caption, tuple(rows))
+
+
 def _losses(plan: list[Row], name: str, experiment: str, subject: str) -> list[Artefact]:
     """Return the table of an experiment's final losses; none if the experiment is not planned."""
     rows = with_sweep(plan, experiment)
-    caption = (
-        f"Final validation loss {subject} in nats per token: mean over seeds ± half-width of its"
-        " 95 % confidence interval. In a column 'lr' all optimizers have that learning rate, which"
-        " is the paper's protocol. In a column 'own lr' each has its own best learning rate (in"
-        " brackets), chosen from equally many."
-    )
+    caption = captions.loss_by_optimizer(subject)
     return [Artefact(name, "loss_by_optimizer", caption, tuple(rows))] if rows else []
 
 
-def _table(plan: list[Row], experiment: str, kind: str, caption: str) -> list[Artefact]:
+def _table(plan: list[Row], experiment: str, kind: str, subject: str) -> list[Artefact]:
     rows = where(plan, experiment=experiment)
-    return [Artefact(experiment, kind, f"{caption}, {_seeds(rows)}.", tuple(rows))] if rows else []
-
-
-def _seeds(rows: list[Row]) -> str:
-    n = len(unique(rows, "seed"))
-    return "one seed" if n == 1 else f"mean over {n} seeds"
-
-
-def _intervals(rows: list[Row], shape: str) -> str:
-    return f"; {shape}: 95 % confidence intervals" if len(unique(rows, "seed")) > 1 else ""
-
-
-def _lines(rows: list[Row]) -> str:
-    """Describe the lines of a figure."""
-    return f"Lines: {_seeds(rows)}{_intervals(rows, 'bands')}. A cross marks a divergence."
+    caption = f"{subject}, {captions.seeds(rows)}."
+    return [Artefact(experiment, kind, caption, tuple(rows))] if rows else []
 
 
 def _letters(number: int) -> str:

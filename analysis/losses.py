@@ -72,8 +72,9 @@ def best_lr(runs: pd.DataFrame) -> pd.DataFrame:
 
     The best learning rate has the lowest mean final validation loss. Rates at which a seed diverged
     are left out. The choice uses the same losses that are then reported, which makes them slightly
-    too low. This favours no optimizer, because each chooses from equally many rates. An optimizer
-    with missing runs in its sweep therefore gets no best rate.
+    too low. This favours no optimizer if each chooses from equally many rates, so one with missing
+    runs in its sweep gets no best rate. A profile may give optimizers different numbers of rates;
+    the column `tried` shows them.
 
     Returns:
         The chosen rows of `final_losses`, with the columns `tried` (number of rates in the sweep)

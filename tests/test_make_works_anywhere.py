@@ -111,6 +111,33 @@ def test_every_target_works_in_an_odd_path(checkout, target, module):
     assert not list(checkout.path.glob(".venv*"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "module"),
+    [
+        (["reproduce", "EXTRA=field"], "snakemake"),
+        (["plan", "EXTRA=field"], "snakemake"),
+        (["status", "EXTRA=field"], "experiments"),
+        (["test-here", "EXTRA=field"], "pytest"),
+        (["bench"], "experiments"),
+    ],
+)
+def test_the_field_has_an_environment_of_its_own(checkout, arguments, module):
+    code, output = checkout.make(*arguments)
+    assert code == 0, output
+    assert [path.name for path in checkout.path.glob(".venv*")] == [".venv-field"]
+    ran = checkout.ran()
+    (installed,) = [call for call in ran if call[1] == "pip"]
+    assert {"requirements.lock", "requirements-field.lock"} < {*installed}
+    assert module in [call[1] for call in ran]
+
+
+def test_an_unknown_extra_is_told_in_one_sentence(checkout):
+    code, output = checkout.make("reproduce", "EXTRA=gpu")
+    assert code != 0
+    assert "EXTRA is 'gpu', but it must be field" in output
+    assert checkout.ran() == []
+
+
 def finish(checkout, name):
     """Write the results of a finished profile."""
     folder = checkout.path / "results" / name

@@ -29,9 +29,9 @@ def test_the_lock_pins_every_dependency_within_its_bounds():
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), text
 
 
-def test_the_benchmarks_lock_pins_what_it_adds_within_its_bounds():
-    pins = lock("requirements-bench.lock")
-    requirements = [Requirement(text) for text in PROJECT["optional-dependencies"]["bench"]]
+def test_the_fields_lock_pins_what_it_adds_within_its_bounds():
+    pins = lock("requirements-field.lock")
+    requirements = [Requirement(text) for text in PROJECT["optional-dependencies"]["field"]]
     assert {canonicalize_name(requirement.name) for requirement in requirements} == set(pins)
     for requirement in requirements:
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)])

@@ -17,7 +17,6 @@ from analysis.claims.findings import (
     collapses,
     counted,
     each_model,
-    models_with,
     never_diverges,
     scale,
     where,
@@ -118,23 +117,29 @@ def claim_5(results: Results) -> Iterator[Finding]:
 
 
 def claim_6(results: Results) -> Iterator[Finding]:
-    """Judge claim 6: the loss above the best rate's, averaged over the sweep, against AdamW's."""
+    """Judge claim 6: the loss above the best rate's, averaged over the sweep, against AdamW's.
+
+    Only learning rates that the sweep has for both optimizers count, and models with several.
+    """
     sweep = results.runs[is_sweep(results.runs)]
     finding = Finding(
         6,
         "PowerStep's mean loss over the sweep minus its lowest is not above AdamW's",
         protocol="the same learning rates for both",
     )
-    models = models_with(sweep, {"optimizer": "powerstep"}, {"optimizer": "adamw"})
-    for model in models:
+    both = sweep[sweep["optimizer"].isin(["powerstep", "adamw"])]
+    optimizers = both.groupby(["model", "lr"])["optimizer"].transform("nunique")
+    both = both[optimizers == 2]
+    both = both[both.groupby("model")["lr"].transform("nunique") > 1]
+    for model, of_model in both.groupby("model", sort=False):
         excess = {}
         for optimizer in ("powerstep", "adamw"):
-            cells = where(sweep, model=model, optimizer=optimizer)
+            cells = where(of_model, optimizer=optimizer)
             losses = pd.DataFrame({lr: by_seed(cell) for lr, cell in cells.groupby("lr")})
             excess[optimizer] = losses.mean(axis=1, skipna=False) - losses.min(axis=1)
-        asked = replace(finding, scale=scale(sweep, model))
+        asked = replace(finding, scale=scale(of_model, model))
         yield judge(asked, NOT_ABOVE, excess["powerstep"], excess["adamw"])
-    if not models:
+    if both.empty:
         yield finding
 
 

@@ -77,16 +77,21 @@ def _lines(runs: pd.DataFrame) -> Iterator[pd.DataFrame]:
 
 def _names(runs: pd.DataFrame) -> list[str]:
     """Return the name of each run's line: the settings in which the lines differ."""
-    several = {column: runs[column].nunique() > 1 for column in ("label", "lr")}
+    several_labels, several_rates = runs["label"].nunique() > 1, _has_several_rates(runs)
     names = []
     for row in runs.itertuples():
-        parts = [row.label] if several["label"] or not (row.argument or several["lr"]) else []
+        parts = [row.label] if several_labels or not (row.argument or several_rates) else []
         if row.argument:
             parts.append(f"{_SYMBOLS.get(row.argument, row.argument)} = {row.value}")
-        if several["lr"]:
+        if several_rates:
             parts.append(f"lr {number(row.lr)}")
         names.append(", ".join(parts))
     return names
+
+
+def _has_several_rates(runs: pd.DataFrame) -> bool:
+    """Return whether a line is more than its optimizer, because one has several learning rates."""
+    return bool((runs.groupby("label")["lr"].nunique() > 1).any())
 
 
 def _styles(runs: pd.DataFrame) -> dict[str, Style]:
@@ -94,9 +99,9 @@ def _styles(runs: pd.DataFrame) -> dict[str, Style]:
     lines = runs.assign(line=_names(runs)).drop_duplicates("line")
     if lines["optimizer"].nunique() == 1 and len(lines) > 1:
         return dict(zip(lines["line"], ordered_styles(len(lines)), strict=True))
-    rates = sorted(lines["lr"].unique())
     styles = {row.line: style_of(row.optimizer) for row in lines.itertuples()}
-    if len(rates) > 1:  # colours distinguish optimizers, dashes the learning rates
+    if _has_several_rates(runs):  # colours distinguish optimizers, dashes the learning rates
+        rates = sorted(lines["lr"].unique())
         for row in lines.itertuples():
             styles[row.line] = styles[row.line] | {"linestyle": dash_pattern(rates.index(row.lr))}
     return styles

@@ -1,13 +1,14 @@
 """Figures of final losses over learning rate and over optimizer state."""
 
-import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures import canvas
 from analysis.figures.line_styles import style_of
+from analysis.figures.point_labels import Point, label_points
 from analysis.frames import Results
-from analysis.losses import best_lr, final_losses, is_shared
+from analysis.losses import best_lr, final_losses, is_shared, is_sweep, protocols
 
 
 def loss_over_lr(results: Results) -> tuple[Figure, pd.DataFrame]:
@@ -61,17 +62,19 @@ def loss_over_state(results: Results) -> tuple[Figure, pd.DataFrame]:
     """Draw the final validation loss over optimizer state in bytes per parameter.
 
     This is the trade-off that the paper is about. Filled markers have the shared learning rate,
-    open markers each optimizer's own best.
+    open markers the best one of the optimizer's sweep, or the one that was given to it instead of
+    the shared one. A cross at the top marks a divergence.
     """
     runs = results.runs[results.runs["argument"] == ""]
     size = (runs["state_bytes"] / runs["parameters"]).groupby(runs["optimizer"]).mean()
-    shared = final_losses(runs[is_shared(runs)]).assign(protocol="shared lr")
     own = best_lr(runs).assign(protocol="own best lr")
-    data = pd.concat([shared, own], ignore_index=True)
+    data = pd.concat([_planned(runs), own], ignore_index=True)
     data["state_bytes_per_parameter"] = data["optimizer"].map(size)
     figure, (axis,) = canvas.new(height=3.2)
     figure.set_figwidth(canvas.PAGE_WIDTH)
-    for row in data.dropna(subset=["mean", "state_bytes_per_parameter"]).itertuples():
+    measured = data.dropna(subset="state_bytes_per_parameter")
+    placed = measured.dropna(subset="mean")
+    for row in placed.itertuples():
         style = style_of(row.optimizer)
         axis.errorbar(
             row.state_bytes_per_parameter,
@@ -83,36 +86,46 @@ def loss_over_state(results: Results) -> tuple[Figure, pd.DataFrame]:
             elinewidth=0.5,
             markerfacecolor=style["color"] if row.protocol == "shared lr" else "white",
         )
-    sizes = data["state_bytes_per_parameter"].dropna()
-    least = sizes[sizes > 0].min() if sizes.any() else 1.0
-    if len(sizes):
-        if sizes.all():
-            axis.set_xscale("log", base=2)
-            axis.set_xlim(least / 2.5, sizes.max() * 1.3)
-        else:  # some optimizer has no state, so the scale is linear below the smallest other
-            axis.set_xscale("symlog", base=2, linthresh=least)
-            axis.set_xlim(-least, max(sizes.max(), least) * 1.3)
-        means = data["mean"].dropna()
-        if len(means):
-            margin = 0.1 * (means.max() - means.min()) or 0.1
-            axis.set_ylim(means.min() - margin, means.max() + margin)
-        axis.xaxis.set_major_formatter("{x:g}")
+    _scale(axis, measured["state_bytes_per_parameter"], placed["mean"])
+    top = axis.get_ylim()[1]
+    diverged = measured[measured["diverged"] > 0].assign(mean=top)
+    for row in diverged.itertuples():
+        color = style_of(row.optimizer)["color"]
+        axis.plot(row.state_bytes_per_parameter, top, "x", color=color, clip_on=False)
     axis.set(
         xlabel="optimizer state (bytes per parameter)",
         ylabel="final validation loss (nats per token)",
         title=", ".join(results.runs["model"].unique()),
     )
-    placed = data.dropna(subset=["mean", "state_bytes_per_parameter"])
-    placed = placed.drop_duplicates("optimizer")
-    # Labels of nearly equal sizes share a column, since they would overlap otherwise. They are left
-    # of their markers, where there is more room; only those of the last column are on the right.
-    column = np.log2(placed["state_bytes_per_parameter"].clip(lower=least / 4)).round()
-    for size, cells in placed.groupby(column):
-        labels = [
-            (row.mean, row.label, style_of(row.optimizer)["color"]) for row in cells.itertuples()
-        ]
-        is_last = size == column.max()
-        x = cells["state_bytes_per_parameter"].agg("max" if is_last else "min")
-        canvas.label_ends(axis, float(x), labels, "right" if is_last else "left")
+    marked = pd.concat([placed, diverged])
+    once = marked["label"].where(~marked.duplicated("optimizer"), "")
+    places = marked[["state_bytes_per_parameter", "mean"]].itertuples(index=False)
+    colors = [style_of(optimizer)["color"] for optimizer in marked["optimizer"]]
+    label_points(axis, [Point(*at, *rest) for at, *rest in zip(places, once, colors, strict=True)])
     canvas.name_missing_runs(axis, results.runs)
     return figure, data
+
+
+def _planned(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the final losses at the shared learning rate, or at the rates given instead of it."""
+    shared = is_shared(runs)
+    has_shared = shared.groupby(runs["optimizer"]).transform("any")
+    losses = final_losses(runs[shared | ~(has_shared | is_sweep(runs))])
+    return losses.assign(protocol=protocols(losses))
+
+
+def _scale(axis: Axes, sizes: pd.Series, means: pd.Series) -> None:
+    """Set the scale and range of state sizes, and the range of mean losses."""
+    if sizes.empty:
+        return
+    if sizes.all():
+        axis.set_xscale("log", base=2)
+        axis.set_xlim(sizes.min() / 2, sizes.max() * 1.7)
+    else:  # some optimizer has no state, so the scale is linear below the smallest other
+        least = sizes[sizes > 0].min() if sizes.any() else 1.0
+        axis.set_xscale("symlog", base=2, linthresh=least)
+        axis.set_xlim(-least, max(sizes.max(), least) * 1.7)
+    if len(means):
+        margin = 0.1 * (means.max() - means.min()) or 0.1
+        axis.set_ylim(means.min() - margin, means.max() + margin)
+    axis.xaxis.set_major_formatter("{x:g}")

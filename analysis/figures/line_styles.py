@@ -13,6 +13,12 @@ _CYCLE = (_SOLID, _DASHED, _DASH_DOT, _DOTTED, _DASH_DOT_DOT, _SHORT)
 _STYLES = {
     "adamw": ("#000000", _LONG, "o"),
     "adamw-int8": ("#000000", _DOTTED, "X"),
+    "adamw-8bit-bnb": ("#332288", _DASHED, ">"),
+    "adamw-8bit-torchao": ("#56b4e9", _DASH_DOT, "p"),
+    "adamw-4bit": ("#882255", _SHORT, "*"),
+    "adamw-flash": ("#000000", _DASH_DOT, "$f$"),
+    "adamw-schedule-free": ("#7f7f7f", _SOLID, "$s$"),
+    "adamw-cautious": ("#7f7f7f", _DASH_DOT, "$c$"),
     "adam": ("#7f7f7f", _DASHED, "o"),
     "powerstep": ("#d55e00", _SOLID, "s"),
     "powerstep-int8": ("#e69f00", _DASHED, "D"),
@@ -21,6 +27,13 @@ _STYLES = {
     "adafactor": ("#0072b2", _DOTTED, "^"),
     "lion": ("#009e73", _DASH_DOT, "v"),
     "adam-mini": ("#cc79a7", _DASH_DOT_DOT, "<"),
+    "came": ("#999933", _DASH_DOT_DOT, "h"),
+    "ademamix": ("#aa4499", _SOLID, "$a$"),
+    "adopt": ("#aa4499", _DASHED, "$d$"),
+    "mars": ("#cc6677", _SOLID, "$M$"),
+    "soap": ("#0072b2", _SOLID, "$S$"),
+    "prodigy": ("#44aa99", _LONG, "$P$"),
+    "scion": ("#44aa99", _DOTTED, "$i$"),
     "adams": ("#56b4e9", _DASHED, ">"),
     "adams-bias-corrected": ("#56b4e9", _SHORT, "p"),
     "signsgd": ("#882255", _DOTTED, "*"),
@@ -30,6 +43,8 @@ _STYLES = {
     "stacey-dual-in-direction": ("#332288", _DOTTED, "$+$"),
     "muon": ("#999933", _SOLID, "$m$"),
     "muon-powerstep": ("#999933", _DASHED, "$p$"),
+    "muon-torch": ("#999933", _DOTTED, "$t$"),
+    "normuon": ("#999933", _DASH_DOT, "$n$"),
 }
 _OTHER_COLORS = sns.color_palette("husl", 8).as_hex()
 

@@ -1,4 +1,4 @@
-"""Tables of the cost of a step, and of the time to AdamW's final loss."""
+"""Tables of the cost of a step and the final loss, and of the time to AdamW's final loss."""
 
 import math
 from collections.abc import Iterator
@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import pandas as pd
 
 from analysis.frames import Results
-from analysis.losses import best_lr, is_sweep, protocols
-from analysis.tables.cells import Table, labelled, row_names
-from analysis.text import MISSING
+from analysis.losses import best_lr, final_losses, is_sweep, protocols
+from analysis.tables.cells import Table, cell_texts, labelled, row_names
+from analysis.text import MISSING, number
 from experiments.runs.summary import ENDED
 
 _CELL = ["optimizer", "label", "argument", "value", "lr"]
@@ -20,16 +20,36 @@ def cost(results: Results) -> Table:
     Times are medians over a run's steps, then means over seeds. Runs may have shared the machine.
     """
     runs = results.runs[~is_sweep(results.runs)]
+    numbers = _costs(runs, ["model", "optimizer", "label"])
+    shown = _shown_costs(numbers).assign(n=numbers["n"]).where(numbers["n"] > 0, MISSING)
+    shown.insert(0, "model", numbers["model"])
+    return numbers, shown.set_index(pd.Index(numbers["label"], name="optimizer"))
+
+
+def loss_and_cost(results: Results) -> Table:
+    """Return the costs of each optimizer as in `cost`, and its final loss, sorted by its state."""
+    costs = _costs(results.runs, ["model", *_CELL]).rename(columns={"n": "ended"})
+    numbers = final_losses(results.runs).merge(costs, on=["model", *_CELL])
+    model = numbers.groupby("model", sort=False).ngroup()
+    numbers = numbers.assign(place=model).sort_values(
+        ["place", "state_bytes_per_parameter"], kind="stable", ignore_index=True
+    )
+    numbers = numbers.drop(columns="place")
+    shown = _shown_costs(numbers).where(numbers["ended"] > 0, MISSING)
+    shown["final loss"] = cell_texts(numbers)
+    shown.insert(0, "model", numbers["model"])
+    shown.insert(1, "lr", numbers["lr"].map(number))
+    return numbers, shown.set_index(pd.Index(row_names(numbers), name="optimizer"))
+
+
+def _costs(runs: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Return the mean costs of the runs that ended, one row for each cell of `keys`."""
     rows = []
-    for (model, optimizer, label), cell in runs.groupby(
-        ["model", "optimizer", "label"], sort=False
-    ):
+    for key, cell in runs.groupby(keys, sort=False):
         ended = cell[cell["status"].isin(ENDED)]
         rows.append(
-            {
-                "model": model,
-                "optimizer": optimizer,
-                "label": label,
+            dict(zip(keys, key, strict=True))
+            | {
                 "n": len(ended),
                 "state_bytes_per_parameter": (ended["state_bytes"] / ended["parameters"]).mean(),
                 "tokens_per_second": ended["tokens_per_second"].mean(),
@@ -37,18 +57,18 @@ def cost(results: Results) -> Table:
                 "peak_memory_bytes": ended["peak_memory_bytes"].mean(),
             }
         )
-    numbers = pd.DataFrame(rows)
-    shown = pd.DataFrame(
+    return pd.DataFrame(rows)
+
+
+def _shown_costs(numbers: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
         {
             "state (bytes/param)": numbers["state_bytes_per_parameter"].map("{:.3f}".format),
             "tokens/s": numbers["tokens_per_second"].map("{:,.0f}".format),
-            "optimizer step (ms)": (numbers["optimizer_seconds"] * 1e3).map("{:.1f}".format),
+            "optimizer step (ms)": (numbers["optimizer_seconds"] * 1e3).map("{:.2f}".format),
             "peak memory (MiB)": (numbers["peak_memory_bytes"] / 2**20).map("{:,.0f}".format),
-            "n": numbers["n"],
         }
-    ).where(numbers["n"] > 0, MISSING)
-    shown.insert(0, "model", numbers["model"])
-    return numbers, shown.set_index(pd.Index(numbers["label"], name="optimizer"))
+    )
 
 
 def time_to_target(results: Results) -> Table:

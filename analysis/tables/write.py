@@ -10,7 +10,7 @@ from analysis import text
 from analysis.catalogue import Artefact
 from analysis.frames import Results
 from analysis.tables.cells import Table
-from analysis.tables.cost import cost, time_to_target
+from analysis.tables.cost import cost, loss_and_cost, time_to_target
 from analysis.tables.final_losses import loss_by_lr, loss_by_optimizer, loss_by_value
 from analysis.tables.planned import hyperparameters, layouts, state_memory_per_device
 from analysis.text import MISSING
@@ -54,5 +54,6 @@ _KINDS = {
     "loss_by_value": loss_by_value,
     "loss_by_lr": loss_by_lr,
     "cost": cost,
+    "loss_and_cost": loss_and_cost,
     "time_to_target": time_to_target,
 }

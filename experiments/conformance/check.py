@@ -1,13 +1,14 @@
 """The command `check`: how optimizers behave, as a table."""
 
+import os
 from importlib.util import find_spec
 
 import torch
 from tabulate import tabulate
 
-from experiments.conformance.children import ChildDiedError, in_child, in_pair
+from experiments.conformance.children import ChildDiedError, TooSlowError, in_child, in_pair
 from experiments.conformance.finding import Finding
-from experiments.conformance.manners import CHECKS, check_manners
+from experiments.conformance.manners import DEFAULT_LR, MANNERS, check_manners
 from experiments.conformance.processes import check_pair
 from experiments.conformance.trial import MODEL, STEPS
 from experiments.optimizers.settings import (
@@ -18,7 +19,8 @@ from experiments.optimizers.settings import (
 )
 from experiments.settings import ConfigError
 
-NAMES = ("imports", "learns", *CHECKS, "ddp", "fsdp")
+NAMES = (*MANNERS, "ddp", "fsdp")
+_MEASURED = ("state", "nan")  # checks whose note tells more than a yes
 
 Findings = dict[str, Finding]  # by the names in NAMES
 
@@ -36,6 +38,9 @@ def check(optimizers: dict[str, OptimizerSettings], names: list[str]) -> bool:
     Raises:
         ConfigError: a name is not in the registry, or its optimizer cannot run here.
     """
+    # torch then looks for GPUs without CUDA, which a process that forks must not initialise:
+    # https://docs.pytorch.org/docs/stable/generated/torch.cuda.is_available.html
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     for name in names:
         if name not in optimizers:
             accepted = ", ".join(optimizers)
@@ -64,33 +69,55 @@ def findings(name: str, entry: OptimizerSettings) -> Findings:
     Args:
         name: name of the entry.
         entry: its settings.
-
-    Raises:
-        ConfigError: an argument of the entry refers to a field that the model does not have.
     """
-    spec = optimizer_spec(name, entry, MODEL, steps=STEPS)
     try:
-        lr, found = in_child(check_manners, spec)
-    except ChildDiedError as error:
-        lr, found = 0.0, {"imports": Finding("no", str(error))}
-    if found["imports"].answer == "yes":
-        for strategy in ("ddp", "fsdp"):
-            found[strategy] = _pair(spec, lr, strategy, entry.sharded)
+        spec = optimizer_spec(name, entry, MODEL, steps=STEPS)
+    except ConfigError as error:  # an argument refers to a field that only other models have
+        found = {"imports": Finding("no", str(error))}
+    else:
+        lr, found = _manners(spec)
+        if found["imports"].answer == "yes":
+            for strategy in ("ddp", "fsdp"):
+                found[strategy] = _pair(spec, lr, strategy, entry)
     not_reached = Finding("not applicable", "it cannot be made")
     return {check: found.get(check, not_reached) for check in NAMES}
 
 
-def _pair(spec: OptimizerSpec, lr: float, strategy: str, sharded: bool) -> Finding:
+def _manners(spec: OptimizerSpec) -> tuple[float, Findings]:
+    """Check an optimizer in one process; in one for each check if the optimizer ends its process.
+
+    All checks share a process where they can, because some libraries take seconds to import.
+    """
+    try:
+        return in_child(check_manners, spec)
+    except TooSlowError as error:
+        return DEFAULT_LR, {"imports": Finding("no", str(error))}
+    except ChildDiedError:
+        lr, found = DEFAULT_LR, {}
+    for name in MANNERS:
+        try:
+            lr, finding = in_child(check_manners, spec, [name], lr)
+        except ChildDiedError as error:
+            finding = {name: Finding("no", str(error))}
+        found |= finding
+        if found["imports"].answer == "no":
+            break
+    return lr, found
+
+
+def _pair(spec: OptimizerSpec, lr: float, strategy: str, entry: OptimizerSettings) -> Finding:
     """Check an optimizer in two processes."""
     if spec.closure:
         return Finding("not applicable", "a closure needs one process")
-    if strategy == "fsdp" and not sharded:
+    if entry.extra == "field-gpu":
+        return Finding("not applicable", "two processes would need two GPUs")
+    if strategy == "fsdp" and not entry.sharded:
         return Finding("not applicable", "the entry says sharded: false")
     try:
-        first, second = in_pair(check_pair, spec, lr, strategy)
+        pair = in_pair(check_pair, spec, lr, strategy)
     except ChildDiedError as error:
         return Finding("no", str(error))
-    return second if first.answer == "yes" else first
+    return min(pair, key=lambda each: (each[0].answer == "yes", each[1]))[0]
 
 
 def _cannot_run(entry: OptimizerSettings) -> str:
@@ -126,7 +153,7 @@ def _problems(found: Findings, known: dict[str, str]) -> list[str]:
 def _details(found: dict[str, Findings], known: dict[str, dict[str, str]]) -> str:
     """Return the findings of one optimizer, a line for each check."""
     rows = [
-        [check, _answer(finding, check in known[name]), known[name].get(check) or finding.note]
+        [check, _answer(finding, check in known[name]), _reason(finding, known[name].get(check))]
         for name, each in found.items()
         for check, finding in each.items()
     ]
@@ -138,15 +165,12 @@ def _overview(found: dict[str, Findings], known: dict[str, dict[str, str]]) -> s
     rows = [
         [
             name,
-            *(
-                finding.note if check == "state" else _answer(finding, check in known[name])
-                for check, finding in each.items()
-            ),
+            *(_cell(check, finding, check in known[name]) for check, finding in each.items()),
         ]
         for name, each in found.items()
     ]
     reasons = [
-        f"- {name}, {check}: {known[name].get(check) or finding.note}"
+        f"- {name}, {check}: {_reason(finding, known[name].get(check))}"
         for name, each in found.items()
         for check, finding in each.items()
         if finding.answer == "no"
@@ -154,7 +178,17 @@ def _overview(found: dict[str, Findings], known: dict[str, dict[str, str]]) -> s
     return "\n".join([tabulate(rows, ["", *NAMES], tablefmt="github"), "", *reasons])
 
 
-def _answer(finding: Finding, is_known: bool) -> str:
+def _cell(check: str, finding: Finding, is_known: bool) -> str:
+    """Return what stands for a finding in a table where there is no room for notes."""
     if finding.answer == "not applicable":
         return "–"
+    is_measured = check in _MEASURED and finding.answer == "yes"
+    return finding.note if is_measured else _answer(finding, is_known)
+
+
+def _reason(finding: Finding, known: str | None) -> str:
+    return known if known and finding.answer == "no" else finding.note
+
+
+def _answer(finding: Finding, is_known: bool) -> str:
     return f"known {finding.answer}" if is_known and finding.answer == "no" else finding.answer

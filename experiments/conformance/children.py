@@ -17,13 +17,17 @@ class ChildDiedError(RuntimeError):
     """A process ended without a result."""
 
 
+class TooSlowError(ChildDiedError):
+    """A process was ended because it took too long."""
+
+
 def in_child(function: Callable[..., Any], *args: Any) -> Any:
     """Return what `function` returns in a child process.
 
     The child is forked, so modules that are imported here need not be imported again.
 
     Raises:
-        ChildDiedError: the process died, or took too long.
+        ChildDiedError: the process died; a TooSlowError if it took too long.
     """
     return _first_results([(function, args)])[0]
 
@@ -62,7 +66,7 @@ def _first_results(calls: list[tuple[Callable[..., Any], tuple[Any, ...]]]) -> l
 
 def _received(reader: Connection, process: multiprocessing.Process) -> Any:
     if not wait([reader], _LONGEST):
-        raise ChildDiedError(f"it takes more than {_LONGEST} seconds")
+        raise TooSlowError(f"it takes more than {_LONGEST} seconds")
     try:
         return reader.recv()
     except EOFError:

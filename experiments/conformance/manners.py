@@ -2,7 +2,8 @@
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +17,17 @@ from experiments.optimizers.user_code import describe
 from experiments.settings import ConfigError
 from experiments.training.checkpoint import by_name, by_number, restore_rng_states, rng_states
 
+DEFAULT_LR = 1e-3  # of an optimizer that does not learn
 _LRS = (1e-2, 1e-3, 1e-1, 1.0)  # one of them suits any optimizer well enough to learn a batch
 _LEARNED = 0.9  # final loss divided by the first, at most
 _HALF = 3  # steps before and after an interruption
 _ROUNDING = 1e-3  # of the way that the weights have gone
 
 
-def imports(spec: OptimizerSpec) -> Finding:
+def imports(spec: OptimizerSpec, lr: float) -> Finding:
     """Check that the classes can be imported, and that they accept their arguments."""
     try:
-        Trial(spec, _LRS[0])
+        Trial(spec, lr)
     except ConfigError as error:
         return Finding("no", str(error))
     return Finding("yes")
@@ -33,15 +35,20 @@ def imports(spec: OptimizerSpec) -> Finding:
 
 def best_lr(spec: OptimizerSpec) -> tuple[float, Finding]:
     """Check that the loss of one batch falls; return the first learning rate where it does."""
-    seen = []
+    losses, errors = [], []
     for lr in _LRS:
-        trial = Trial(spec, lr)
-        first = trial.loss()
-        last = trial.train(STEPS).loss()
-        seen.append(f"{last:.2f} at lr {lr:g}")
+        try:
+            trial = Trial(spec, lr)
+            first = trial.loss()
+            last = trial.train(STEPS).loss()
+        except (Exception, SystemExit) as error:  # it may diverge at this one and learn at the next
+            errors.append(f"it raises {describe(error, *spec.classes)} at lr {lr:g}")
+            continue
+        losses.append(f"{last:.2f} at lr {lr:g}")
         if last < _LEARNED * first:
-            return lr, Finding("yes", f"loss {first:.2f} → {seen[-1]}")
-    return _LRS[1], Finding("no", f"after {STEPS} steps the loss is {', '.join(seen)}")
+            return lr, Finding("yes", f"loss {first:.2f} → {losses[-1]}")
+    fallen = [f"after {STEPS} steps the loss is {', '.join(losses)}"] if losses else []
+    return DEFAULT_LR, Finding("no", "; ".join([*fallen, *errors[:1]]))
 
 
 def gradients(spec: OptimizerSpec, lr: float) -> Finding:
@@ -77,7 +84,12 @@ def resumes(spec: OptimizerSpec, lr: float) -> Finding:
     expected = whole.train(_HALF).weights()
 
     file.seek(0)
-    loaded = torch.load(file, weights_only=True)
+    try:
+        loaded = torch.load(file, weights_only=True)
+    except UnpicklingError:
+        file.seek(0)
+        refused = ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(file))
+        return Finding("no", f"weights_only=True does not load what its state contains: {refused}")
     again = Trial(spec, lr, seed=1)
     switch_mode(again.optimizer, train=False)
     again.model.load_state_dict(loaded["model"])
@@ -96,9 +108,11 @@ def deterministic(spec: OptimizerSpec, lr: float) -> Finding:
 
 def modes(spec: OptimizerSpec, lr: float) -> Finding:
     """Check that a switch to evaluation and back leaves training as it was."""
-    trial = Trial(spec, lr)
-    if not has_modes(trial.optimizer):
+    whole = Trial(spec, lr)
+    if not has_modes(whole.optimizer):
         return Finding("not applicable", "it has no methods train and eval")
+    expected = whole.train(2 * _HALF).weights()
+    trial = Trial(spec, lr)
     start = trial.weights()
     training = trial.train(_HALF).weights()
     switch_mode(trial.optimizer, train=False)
@@ -110,6 +124,9 @@ def modes(spec: OptimizerSpec, lr: float) -> Finding:
     part = difference(trial.weights(), training, start)
     if not part <= _ROUNDING:
         return Finding("no", f"eval and train move the weights by {part:.1%} of their way so far")
+    part = difference(trial.train(_HALF).weights(), expected, start)
+    if not part <= _ROUNDING:
+        return Finding("no", f"after eval and train, training ends {part:.1%} of the way apart")
     moved = difference(evaluated, training, start)
     return Finding("yes", f"evaluated {moved:.1%} of their way from the training weights")
 
@@ -127,10 +144,11 @@ def nan(spec: OptimizerSpec, lr: float) -> Finding:
     after = trial.weights()
     if torch.equal(after, before):
         return Finding("yes", "the step is skipped")
-    return Finding("yes", f"{after.isnan().float().mean():.0%} of the weights become NaN")
+    return Finding("yes", f"{after.isnan().float().mean():.0%} of weights NaN")
 
 
-CHECKS: dict[str, Callable[[OptimizerSpec, float], Finding]] = {
+_CHECKS: dict[str, Callable[[OptimizerSpec, float], Finding]] = {
+    "imports": imports,
     "gradients": gradients,
     "state": state,
     "resumes": resumes,
@@ -138,6 +156,7 @@ CHECKS: dict[str, Callable[[OptimizerSpec, float], Finding]] = {
     "deterministic": deterministic,
     "nan": nan,
 }
+MANNERS = ("imports", "learns", "gradients", "state", "resumes", "modes", "deterministic", "nan")
 
 
 def difference(weights: Tensor, expected: Tensor, start: Tensor) -> float:
@@ -161,16 +180,25 @@ def guarded(spec: OptimizerSpec, check: Callable[[], Finding]) -> Finding:
         return Finding("no", f"it raises {describe(error, *spec.classes)}")
 
 
-def check_manners(spec: OptimizerSpec) -> tuple[float, dict[str, Finding]]:
-    """Run all checks; return a learning rate at which the optimizer learns, and the findings."""
-    found = {"imports": guarded(spec, lambda: imports(spec))}
-    lr = _LRS[1]
-    if found["imports"].answer != "yes":
-        return lr, found
-    try:
-        lr, found["learns"] = best_lr(spec)
-    except (Exception, SystemExit) as error:
-        found["learns"] = Finding("no", f"it raises {describe(error, *spec.classes)}")
-    for name, check in CHECKS.items():
-        found[name] = guarded(spec, lambda check=check: check(spec, lr))
+def check_manners(
+    spec: OptimizerSpec, names: Iterable[str] = MANNERS, lr: float = DEFAULT_LR
+) -> tuple[float, dict[str, Finding]]:
+    """Run checks in one process; there are no more once the optimizer cannot be made.
+
+    Args:
+        spec: the optimizer.
+        names: the checks, of MANNERS.
+        lr: its learning rate, unless the check `learns` finds one.
+
+    Returns:
+        A learning rate at which the optimizer learns, and the findings.
+    """
+    found: dict[str, Finding] = {}
+    for name in names:
+        if name == "learns":
+            lr, found[name] = best_lr(spec)
+        else:
+            found[name] = guarded(spec, lambda check=_CHECKS[name], lr=lr: check(spec, lr))
+        if name == "imports" and found[name].answer == "no":
+            break
     return lr, found

@@ -13,6 +13,7 @@ from experiments.optimizers.exact_loading import load_exactly
 from experiments.optimizers.modes import switch_mode
 from experiments.optimizers.settings import OptimizerSpec
 from experiments.settings import ConfigError
+from experiments.training.sharding import full_tensor
 
 # The matrices are just large enough for libraries that quantise only tensors of 4096 elements.
 MODEL = GPT2Settings(family="gpt2", layers=1, width=64, heads=2, context=16, vocab_size=128)
@@ -31,6 +32,7 @@ class Trial:
         wrapped: returns the model to train, such as a DistributedDataParallel of it. It may also
             shard the model in place, because the optimizer is built afterwards.
         part: the sequences of the batch that this process trains on.
+        device: where the model is; by default on a GPU if there is one.
 
     Raises:
         ConfigError: the optimizer cannot be built.
@@ -44,16 +46,18 @@ class Trial:
         seed: int = 0,
         wrapped: Callable[[nn.Module], nn.Module] = lambda model: model,
         part: slice = slice(None),
+        device: str | None = None,
     ) -> None:
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         tokens = torch.randint(
             MODEL.vocab_size,
             (_SEQUENCES, MODEL.context + 1),
             generator=torch.Generator().manual_seed(1),
-        )[part]
+        )[part].to(device)
         self._batch = tokens[:, :-1], tokens[:, 1:]
         self._spec = spec
         torch.manual_seed(seed)
-        self.model = build_model(MODEL)
+        self.model = build_model(MODEL).to(device)
         self._trained = wrapped(self.model)
         self.optimizer = _built(spec, self.model, lr)
         for each in parts_of(self.optimizer):
@@ -90,8 +94,9 @@ class Trial:
         return loss
 
     def weights(self) -> Tensor:
-        """Return a copy of all parameters of an unsharded model as one vector."""
-        return torch.cat([param.detach().flatten() for param in self.model.parameters()])
+        """Return a copy of all parameters as one vector; of sharded ones, the full parameters."""
+        full = (full_tensor(param.detach()) for param in self.model.parameters())
+        return torch.cat([param.flatten() for param in full])
 
 
 def _built(spec: OptimizerSpec, model: nn.Module, lr: float) -> torch.optim.Optimizer:

@@ -15,7 +15,7 @@ from experiments.settings import ConfigError
 from experiments.studies.step_cost import OPTIMIZERS, RELATIVE_TO, gpt2_shapes, measure
 from powerstep import PowerStep
 
-EXTRAS = ("bitsandbytes", "torchao")  # packages of the extra `bench` in pyproject.toml
+EXTRAS = ("bitsandbytes", "torchao")  # packages of the extra `field` in pyproject.toml
 
 
 def rounding_example(elements: int = 100_000, steps: int = 1000, lr: float = 1e-5) -> pd.DataFrame:

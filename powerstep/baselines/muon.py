@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from powerstep.arguments import ArgumentRule, at_least, betas, whole_number
+from powerstep.arguments import ArgumentRule, at_least, betas, learning_rate, whole_number
 from powerstep.base import ElementwiseOptimizer
 from powerstep.functional import adamw_
 from powerstep.optimizer import PowerStep
@@ -158,8 +158,8 @@ class MuonPowerStep(_MuonOnMatrices, PowerStep):
         gamma: γ of PowerStep, in [0, 1].
         beta: β of PowerStep, in [0, 1].
         weight_decay: λ, decoupled; at least 0.
-        aux_lr_ratio: learning rate of all other parameters, divided by lr; greater than 0. A group
-            that is added later has its own lr.
+        aux_lr_ratio: learning rate of all other parameters, divided by lr; greater than 0. It does
+            not apply to groups that are added later: their learning rate is lr if they name none.
 
     Raises:
         ValueError: an argument is out of range, the parameters have no names, or a parameter is
@@ -249,7 +249,9 @@ def _param_groups(
             others.append(named)
         else:
             (pairs if "gate_up_proj" in name else matrices).append(named)
-    aux = {} if aux_lr_ratio == 1 else {"lr": lr * aux_lr_ratio}
+    # An invalid lr is left as it is, so that the error names it.
+    has_own = aux_lr_ratio != 1 and learning_rate().accepts(lr)
+    aux = {"lr": lr * aux_lr_ratio} if has_own else {}
     groups = [
         {"params": matrices, "is_matrix": True, "stacked": 1},
         {"params": pairs, "is_matrix": True, "stacked": 2},

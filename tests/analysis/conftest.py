@@ -13,6 +13,7 @@ LABELS = {
     "powerstep": "PowerStep",
     "powerstep-int8": "PowerStep int8",
     "stacey": "Stacey(p,2)",
+    "lion": "Lion",
 }
 STATE = {
     "adamw": 8.0,
@@ -20,6 +21,7 @@ STATE = {
     "powerstep": 4.0,
     "powerstep-int8": 1.03125,
     "stacey": 8.0,
+    "lion": 4.0,
 }
 PARAMETERS = 1000
 STEPS = 100

@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
+from matplotlib.text import Text
 from scipy import stats
 
 from analysis.catalogue import figures
@@ -16,6 +17,7 @@ from analysis.figures import canvas
 from analysis.figures.curves import SMOOTHING, loss_curves, loss_over_cost
 from analysis.figures.final_losses import loss_over_lr, loss_over_state
 from analysis.figures.line_styles import style_of
+from analysis.figures.point_labels import Point, label_points
 from analysis.figures.studies import transform
 from analysis.figures.write import write_figure
 from analysis.frames import read_plan, read_results
@@ -149,6 +151,88 @@ def test_an_optimizer_without_state_has_a_place_in_the_trade_off(results, withou
     assert box.width < 2 * canvas.PAGE_WIDTH
 
 
+@pytest.fixture
+def low_memory(results_folder):
+    """Return a function that writes and reads the experiment `low_memory`, and its trade-off."""
+
+    def make(finals, lrs=None):
+        rows = [
+            planned(name, experiment="low_memory", lr=(lrs or {}).get(name, 1e-3))
+            for name in finals
+        ]
+        for row, final in zip(rows, finals.values(), strict=True):
+            write_run(results_folder, row, final or 3.0, None if final else 37)
+        plan = read_plan(write_plan(results_folder, rows))
+        found = figures(plan)["low_memory_gpt2-pico"]
+        return found, read_results(plan, results_folder).of(found.rows)
+
+    return make
+
+
+def test_the_low_memory_figure_shows_each_optimizer_at_the_rate_it_was_given(low_memory):
+    finals = {"adamw": 3.0, "powerstep-int8": 3.1, "lion": 3.2}
+    artefact, results = low_memory(finals, lrs={"lion": 3e-4})
+    figure, data = loss_over_state(results)
+    assert data.set_index("optimizer")["mean"].to_dict() == finals
+    sizes = data.set_index("optimizer")["state_bytes_per_parameter"]
+    assert sizes.to_dict() == pytest.approx({name: STATE[name] for name in finals}, rel=1e-3)
+    faces = {
+        tuple(line.get_xydata()[0]): line.get_markerfacecolor() == "white"
+        for line in figure.axes[0].lines
+    }
+    assert faces == {(sizes[name], final): name == "lion" for name, final in finals.items()}
+    assert artefact.kind == "loss_over_state"
+    assert artefact.caption.endswith("Learning rates other than the shared one: Lion 0.0003.")
+
+
+def test_one_learning_rate_for_all_needs_no_mention(low_memory):
+    artefact, _ = low_memory({"adamw": 3.0, "lion": 3.2})
+    assert "other than" not in artefact.caption
+
+
+def test_an_optimizer_that_diverged_has_a_cross_at_the_top_of_the_trade_off(low_memory):
+    _, results = low_memory({"adamw": 3.0, "powerstep": 3.1, "adamw-int8": None})
+    figure, _ = loss_over_state(results)
+    (axis,) = figure.axes
+    crosses = [line.get_xydata().tolist() for line in axis.lines if line.get_marker() == "x"]
+    assert crosses == [[[STATE["adamw-int8"] - 5e-4, axis.get_ylim()[1]]]]  # whole bytes
+    assert LABELS["adamw-int8"] in [text.get_text() for text in axis.texts]
+
+
+def test_the_lines_of_optimizers_with_one_rate_each_are_named_by_them_alone(low_memory):
+    _, results = low_memory({"adamw": 3.0, "lion": 3.2}, lrs={"lion": 3e-4})
+    figure, data = loss_curves(results)
+    assert set(data["line"]) == {"AdamW", "Lion"}
+    color = to_rgb(style_of("adamw")["color"])
+    (line,) = [each for each in figure.axes[1].lines if to_rgb(each.get_color()) == color]
+    assert line.get_linestyle() == "--"  # matplotlib's name for all dashes; the rate's are solid
+
+
+def test_the_labels_of_the_profiles_low_memory_figure_are_legible():
+    sizes = [8, 2.09, 2.2, 1.2, 2.07, 4, 2, 1.03, 0.53, 4, 0.11, 4.08, 4.2]
+    losses = [4.51, 4.52, 4.515, 4.55, 4.9, 4.45, 4.452, 4.46, 4.5, 4.6, 4.7, 4.56, 4.66]
+    profile = load_profile("low_memory")
+    names = profile.experiments["low_memory"].optimizers
+    figure, (axis,) = canvas.new(height=3.2)
+    figure.set_figwidth(canvas.PAGE_WIDTH)
+    axis.set(xscale="log", xlim=(0.05, 14), ylim=(4.4, 4.95))
+    label_points(
+        axis,
+        [
+            Point(x, y, profile.optimizers[name].label, "black")
+            for x, y, name in zip(sizes, losses, names, strict=True)
+        ],
+    )
+    figure.canvas.draw()
+    boxes = [Text.get_window_extent(text) for text in axis.texts]
+    assert len(boxes) == 13
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+    points = axis.transData.transform(np.column_stack([sizes, losses]))
+    assert not any(box.contains(*point) for box in boxes for point in points)
+    assert all(axis.bbox.padded(1).fully_contains(*box.min) for box in boxes)
+    assert all(axis.bbox.padded(1).fully_contains(*box.max) for box in boxes)
+
+
 def test_figure_1_is_the_formula():
     figure, data = transform(None)
     for beta, line in data.groupby("beta"):
@@ -165,6 +249,7 @@ def test_every_figure_can_be_drawn_before_any_run_is_done(results_folder):
         planned("powerstep", experiment="sensitivity", argument="beta", value="0.1"),
         planned("adamw", experiment="learning_rate"),
         planned("adamw", experiment="something_else"),
+        planned("lion", experiment="low_memory", lr=3e-4),
     ]
     plan = read_plan(write_plan(results_folder, rows))
     results = read_results(plan, results_folder)

@@ -13,7 +13,7 @@ from analysis.frames import read_plan, read_results
 from analysis.losses import best_lr
 from analysis.tables.cost import time_to_target
 from analysis.tables.final_losses import loss_by_lr, loss_by_optimizer, loss_by_value
-from analysis.tables.write import write_table
+from analysis.tables.write import make_table, write_table
 from tests.analysis.conftest import planned, write_plan, write_run
 
 FINALS = {
@@ -198,6 +198,40 @@ def test_the_time_to_adamws_loss_is_read_off_the_validations(results_folder):
     ]
 
 
+def test_the_low_memory_table_has_state_time_and_loss_sorted_by_state(results_folder):
+    finals = {"adamw": 3.0, "powerstep-int8": 3.125, "adamw-int8": None, "lion": 3.25}
+    rows = [
+        planned(name, seed, experiment="low_memory", lr=3e-4 if name == "lion" else 1e-3)
+        for name in finals
+        for seed in (0, 1)
+    ]
+    for row in rows:
+        final, seed = finals[row["optimizer"]], row["seed"]
+        at = None if final or seed else 37  # the second seed of naive AdamW int8 completes
+        costs = {"optimizer_seconds": (1 + seed) * 1e-3, "tokens_per_second": 1000.0 * (1 + seed)}
+        write_run(results_folder, row, final or 3.0, at, **costs)
+    plan = read_plan(write_plan(results_folder, rows))
+    table = tables(plan)["low_memory"]
+    numbers, shown = make_table(table, read_results(plan, results_folder).of(table.rows))
+    assert list(shown.index) == ["PowerStep int8", "AdamW int8, naive", "Lion", "AdamW"]
+    assert shown["state (bytes/param)"].tolist() == ["1.031", "2.062", "4.000", "8.000"]
+    assert shown["lr"].tolist() == ["0.001", "0.001", "0.0003", "0.001"]
+    assert shown["final loss"].tolist() == [
+        "3.125 ± 0.000 (n=2)",
+        "1 diverged of 2",
+        "3.250 ± 0.000 (n=2)",
+        "3.000 ± 0.000 (n=2)",
+    ]
+    assert set(shown["optimizer step (ms)"]) == {"1.50"}
+    assert set(shown["tokens/s"]) == {"1,500"}
+    assert set(shown["peak memory (MiB)"]) == {"512"}
+    assert numbers.set_index("optimizer")["optimizer_seconds"].to_dict() == pytest.approx(
+        dict.fromkeys(finals, 1.5e-3)
+    )
+    assert table.caption.endswith("Learning rates other than the shared one: Lion 0.0003.")
+    assert not any(name.startswith("loss_low_memory") for name in tables(plan))
+
+
 def test_tables_are_written_for_machines_for_readers_and_for_papers(comparison, results_folder):
     results = comparison()
     plan = read_plan(results_folder / "mine" / "plans" / "plan.csv")
@@ -215,6 +249,7 @@ def test_every_table_can_be_written_before_any_run_is_done(results_folder):
         planned("adamw"),
         planned("powerstep", experiment="sensitivity", argument="beta", value="0.1"),
         planned("adamw", experiment="learning_rate"),
+        planned("lion", experiment="low_memory", lr=3e-4),
     ]
     plan = read_plan(write_plan(results_folder, rows))
     results = read_results(plan, results_folder)

@@ -295,3 +295,20 @@ def test_every_claim_has_a_verdict_of_the_closed_set_in_both_files(results, resu
         assert f"| {number}. {claim['statement']} | **" in text
     assert "nan" not in text.lower().split()
     assert len(claims_frame(find(found))) == len(table)
+
+
+def test_sensitivity_counts_the_learning_rates_that_both_were_given(results):
+    finals = {
+        "adamw": {1e-4: 9.0, 1e-3: 3.0, 3e-3: 3.5},
+        "powerstep": {1e-3: 3.0, 3e-3: 3.3, 3e-2: 8.0},
+    }
+    rows = [
+        (planned(optimizer, seed, experiment="learning_rate", lr=lr), final)
+        for optimizer, of_rates in finals.items()
+        for lr, final in of_rates.items()
+        for seed in (0, 1)
+    ]
+    found = finding_of(results(rows), 6, "over the sweep")
+    assert found.value == pytest.approx(0.3 / 2 - 0.5 / 2)
+    alone = [(row, final) for row, final in rows if row["lr"] != 3e-3]
+    assert finding_of(results(alone), 6, "over the sweep").verdict == NOT_TESTED

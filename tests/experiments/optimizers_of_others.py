@@ -1,9 +1,12 @@
 """Optimizers that other people might write: unusual ones that torch allows, and broken ones."""
 
 import abc
+import os
+from fractions import Fraction
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 CLOSURES = []
@@ -218,6 +221,65 @@ class NotAnOptimizer:
 
 def function(params, lr, weight_decay=0.0):
     return torch.optim.SGD(params, lr)
+
+
+class _WithMomentum(torch.optim.SGD):
+    """Gradient descent with momentum; each subclass has one fault."""
+
+    def __init__(self, params, lr, weight_decay=0.0):
+        super().__init__(params, lr, momentum=0.9, weight_decay=weight_decay)
+
+    def params(self):
+        return [param for group in self.param_groups for param in group["params"]]
+
+
+class ForgetsItsMomentum(_WithMomentum):
+    """Evaluation leaves its weights alone, but training goes on as from the start."""
+
+    def train(self):
+        pass
+
+    def eval(self):
+        self.state.clear()
+
+
+class KeepsAnObject(_WithMomentum):
+    """Keeps an object of a class that torch.load(weights_only=True) refuses."""
+
+    def step(self, closure=None):
+        super().step()
+        for param in self.params():
+            self.state[param]["share"] = Fraction(1, 2)
+
+
+class LeavesInItsStep(_WithMomentum):
+    def step(self, closure=None):
+        raise SystemExit("no licence")
+
+
+class RaisesInOneProcess(_WithMomentum):
+    """Only the second process raises; the first one loses its partner."""
+
+    def step(self, closure=None):
+        super().step()
+        if dist.is_initialized() and dist.get_rank():
+            raise ValueError("not the first")
+
+
+class EndsItsProcessOnNaN(_WithMomentum):
+    def step(self, closure=None):
+        if any(param.grad.isnan().any() for param in self.params()):
+            os.kill(os.getpid(), 9)
+        super().step()
+
+
+class DivergesAtLargeRates(torch.optim.AdamW):
+    """Learns at lr 0.001, but raises where the rate is larger."""
+
+    def step(self, closure=None):
+        if self.param_groups[0]["lr"] > 5e-3:
+            raise FloatingPointError("diverged")
+        super().step()
 
 
 class Wrapped(Tensor):

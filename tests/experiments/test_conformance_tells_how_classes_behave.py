@@ -1,5 +1,6 @@
 """`python -m experiments check` finds each fault of an optimizer, and no other."""
 
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from experiments.conformance.check import NAMES, check, findings
 from experiments.optimizers.settings import OptimizerSettings
 from experiments.settings import ConfigError
 from tests.conftest import profile_values
+from tests.experiments import optimizers_of_others as others
 from tests.experiments import optimizers_that_misbehave as faults
 from tests.experiments import optimizers_that_switch as switching
 
@@ -29,6 +31,7 @@ def failed(found):
     [
         ("torch.optim.AdamW", {}, ["modes"]),
         ("Plain", {"sharded": False}, ["modes", "fsdp"]),
+        (f"{others.__name__}.DivergesAtLargeRates", {"sharded": False}, ["modes", "fsdp"]),
         (f"{switching.__name__}.ScheduleFree", {}, []),
         (f"{switching.__name__}.ScheduleFreeWithAttribute", {}, []),
         (
@@ -52,7 +55,13 @@ def test_a_class_without_faults_passes(path, settings, inapplicable):
         ("NeverLearns", "learns", "after 40 steps the loss is 4.87 at lr 0.01, 4.87"),
         ("ChangesGradients", "gradients", "a step changes them, for example that of token_emb"),
         ("ForgetsItsState", "resumes", "a resumed run differs in 100.0% of the weights"),
+        (
+            f"{others.__name__}.KeepsAnObject",
+            "resumes",
+            "weights_only=True does not load what its state contains: fractions.Fraction",
+        ),
         ("Drifts", "modes", "a second call of eval changes the weights again"),
+        (f"{others.__name__}.ForgetsItsMomentum", "modes", "after eval and train, training ends "),
         (
             "RefusesNaN",
             "nan",
@@ -75,9 +84,30 @@ def test_what_is_not_deterministic_is_found():
     assert "a second run with the same seed differs in " in found["deterministic"]
 
 
-def test_a_process_that_dies_is_told():
-    found = findings("mine", entry_of("EndsItsProcess"))
-    assert failed(found) == {"imports": "its process dies with exit code -9"}
+def test_a_class_that_leaves_in_its_step_fails_every_check_that_steps():
+    found = findings("mine", entry_of(f"{others.__name__}.LeavesInItsStep"))
+    assert failed(found).keys() == {*NAMES} - {"imports", "modes"}
+    for note in failed(found).values():
+        assert note.startswith("it raises SystemExit: no licence (optimizers_of_others.py, line")
+
+
+def test_the_error_of_the_process_that_failed_first_is_told():
+    found = failed(findings("mine", entry_of(f"{others.__name__}.RaisesInOneProcess")))
+    assert found.keys() == {"ddp", "fsdp"}
+    for note in found.values():
+        assert note.startswith("it raises ValueError: not the first (optimizers_of_others.py,")
+
+
+@pytest.mark.parametrize(
+    ("path", "faulty"),
+    [
+        ("EndsItsProcess", {*NAMES} - {"imports", "modes"}),
+        (f"{others.__name__}.EndsItsProcessOnNaN", {"nan"}),
+    ],
+)
+def test_a_process_that_dies_fails_only_the_check_in_which_it_dies(path, faulty):
+    found = findings("mine", entry_of(path))
+    assert failed(found) == dict.fromkeys(faulty, "its process dies with exit code -9")
 
 
 @pytest.mark.parametrize(
@@ -85,12 +115,45 @@ def test_a_process_that_dies_is_told():
     [
         ("torch.optim.NoSuch", "optimizers.mine.class is 'torch.optim.NoSuch', but it must be imp"),
         ("torch.optim.LBFGS", "optimizers.mine.class is 'torch.optim.LBFGS', but its step needs"),
+        (
+            f"{others.__name__}.TakesAnything",
+            f"optimizers.mine.class is '{others.__name__}.TakesAnything', but its co",
+        ),
     ],
 )
 def test_a_class_that_cannot_be_made_is_told(path, note):
     found = findings("mine", entry_of(path))
     assert failed(found)["imports"].startswith(note)
     assert {finding.answer for finding in [*found.values()][1:]} == {"not applicable"}
+
+
+def test_an_argument_of_another_model_family_does_not_end_the_command(capsys):
+    entries = {
+        "theirs": entry_of("Plain", args={"rows": "$model.kv_heads"}),
+        "mine": entry_of("Plain", sharded=False),
+    }
+    assert not check(entries, [])
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1].startswith("theirs: imports fails: optimizers.theirs.args.rows is '$model.kv_h")
+    assert "checked mine" in said
+
+
+def test_the_tables_show_measured_values_and_what_is_not_applicable(capsys):
+    entries = {"plain": entry_of("Plain"), "leaves": entry_of(f"{others.__name__}.LeavesInItsStep")}
+    assert check(entries, ["plain"])
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if "|" in line]
+    cells = {row[1].strip(): [cell.strip() for cell in row[2:4]] for row in rows}
+    assert cells["modes"] == ["not applicable", "it has no methods train and eval"]
+    assert cells["state"] == ["yes", "4.00 bytes"]
+    assert not check(entries, [])
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if "|" in line]
+    cells = {
+        row[1].strip(): dict(zip(NAMES, map(str.strip, row[2:]), strict=False)) for row in rows
+    }
+    assert cells["plain"]["state"] == "4.00 bytes"
+    assert cells["plain"]["nan"] == "100% of weights NaN"
+    assert (cells["leaves"]["state"], cells["leaves"]["nan"]) == ("no", "no")
+    assert cells["leaves"]["modes"] == "–"
 
 
 def test_known_faults_are_accepted_but_not_others_nor_mended_ones(capsys):
@@ -100,7 +163,7 @@ def test_known_faults_are_accepted_but_not_others_nor_mended_ones(capsys):
         "mended": entry_of("Plain", sharded=False, known_no={"gradients": "old", "speed": "x"}),
     }
     assert check(entries, ["known"])
-    assert "| gradients     | known no | it halves" in capsys.readouterr().out
+    assert re.search(r"\| gradients +\| known no +\| it halves", capsys.readouterr().out)
     assert not check(entries, [])
     said = capsys.readouterr().out.splitlines()
     assert "- known, gradients: it halves" in said

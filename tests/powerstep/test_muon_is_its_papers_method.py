@@ -206,9 +206,10 @@ def test_momentum_stays_fp32_for_bf16_parameters(model, optimizer):
 
 
 @BOTH
-def test_a_value_outside_its_range_is_refused(model, optimizer):
-    with pytest.raises(ValueError, match=r"lr is -1, but it must be"):
-        optimizer(model.named_parameters(), -1)
+@pytest.mark.parametrize("lr", [-1, "fast"])
+def test_a_value_outside_its_range_is_refused(model, optimizer, lr):
+    with pytest.raises(ValueError, match=f"lr is {lr!r}, but it must be"):
+        optimizer(model.named_parameters(), lr)
 
 
 @BOTH

@@ -1,0 +1,125 @@
+"""Captions of figures and tables.
+
+It imports no other module of this package, so that the catalogue may import it, and no pandas.
+"""
+
+from typing import Any
+
+_Rows = list[dict[str, Any]]  # analysis.rows.Row
+
+TRANSFORM = "The signed power transform Φ_β of PowerStep (figure 1)."
+STATE_MEMORY = (
+    "Optimizer state in bytes per parameter, counted from the tensors that each optimizer allocates"
+    " for GPT-2 124M at full size."
+)
+CONVERGENCE = (
+    "Smallest mean squared gradient norm up to each step, on a noisy non-convex problem with step"
+    " size η/√t (claim 10): means over 8 seeds."
+)
+TABLE_1 = (
+    "Optimizer state per device in MiB, counted on the models at full size (table 1). For"
+    " mixture-of-experts models only the routed experts count, as in the paper; the value for the"
+    " whole model follows in brackets."
+)
+TABLE_2 = (
+    "Hyperparameters by model (table 2). The paper's value follows in brackets where it differs,"
+    " and stands alone for a model that only the paper trained."
+)
+TABLE_3 = (
+    "Devices by model, and the degrees of data (dp), tensor (tp), pipeline (pp) and expert (ep)"
+    " parallelism (table 3). The last columns give the optimizer state per device if every"
+    " data-parallel replica of the model holds the whole state."
+)
+COST = (
+    "Optimizer state, speed and peak memory, measured in the runs of the comparison: means over"
+    " seeds."
+)
+TIME_TO_TARGET = (
+    "Steps and tokens until a run reaches the final validation loss of AdamW with the same seed."
+    " '> S in k of n' means that k of n runs ended without reaching it, and that the longest of the"
+    " n ended after S steps or tokens."
+)
+
+
+def loss_over_lr(model: str, rows: _Rows) -> str:
+    """Return the caption of a figure of a learning-rate sweep."""
+    return (
+        f"Final validation loss over learning rate: {model}, {seeds(rows)}"
+        f"{_intervals(rows, 'error bars')}. A ring marks each optimizer's best learning rate. A"
+        " cross at the top marks a learning rate at which a run diverged."
+    )
+
+
+def loss_over_state(model: str, rows: _Rows) -> str:
+    """Return the caption of a figure of final losses over optimizer state."""
+    return (
+        f"Final validation loss over optimizer-state bytes per parameter: {model}, {seeds(rows)}"
+        f"{_intervals(rows, 'error bars')}. Filled markers have the shared learning rate, open"
+        " markers an optimizer's own, which is the best of its sweep or was given to it. A cross at"
+        f" the top marks a divergence.{_own_rates(rows)}"
+    )
+
+
+def loss_and_cost(rows: _Rows) -> str:
+    """Return the caption of a table of costs and final losses."""
+    return (
+        "Optimizer state, time of an optimizer's step, speed, peak memory and final validation loss"
+        f" in nats per token, sorted by state: {seeds(rows)}"
+        f"{_intervals(rows, 'intervals behind ±')}.{_own_rates(rows)}"
+    )
+
+
+def loss_by_optimizer(subject: str) -> str:
+    """Return the caption of a table of final losses by optimizer."""
+    return (
+        f"Final validation loss {subject} in nats per token: mean over seeds ± half-width of its"
+        " 95 % confidence interval. In a column 'lr' all optimizers have that learning rate, which"
+        " is the paper's protocol. In a column 'own lr' each has its own best learning rate (in"
+        " brackets), chosen from the rates of its sweep."
+    )
+
+
+def loss_over_cost(model: str, rows: _Rows) -> str:
+    """Return the caption of a figure of losses over tokens and time."""
+    return f"Validation loss over tokens and over training time: {model}. {lines(rows)}"
+
+
+def seeds(rows: _Rows) -> str:
+    """Describe the number of seeds."""
+    n = _number_of_seeds(rows)
+    return "one seed" if n == 1 else f"mean over {n} seeds"
+
+
+def lines(rows: _Rows) -> str:
+    """Describe the lines of a figure."""
+    return (
+        f"Lines: {seeds(rows)}{_intervals(rows, 'bands')}. A cross marks a divergence."
+        f"{_own_rates(rows)}"
+    )
+
+
+def _own_rates(rows: _Rows) -> str:
+    """Name the optimizers that do not have the shared learning rate, outside of a sweep.
+
+    If an optimizer has several learning rates, every line and cell names its own.
+    """
+    rates: dict[tuple[str, float], set[float]] = {}
+    for row in rows:
+        if row["experiment"] != "learning_rate":
+            rates.setdefault((row["label"], row["shared_lr"]), set()).add(row["lr"])
+    if any(len(given) > 1 for given in rates.values()):
+        return ""
+    own = {
+        f"{label} {lr:g}": None
+        for (label, shared), given in rates.items()
+        for lr in given - {shared}
+    }
+    return f" Learning rates other than the shared one: {', '.join(own)}." if own else ""
+
+
+def _intervals(rows: _Rows, shape: str) -> str:
+    return f"; {shape}: 95 % confidence intervals" if _number_of_seeds(rows) > 1 else ""
+
+
+def _number_of_seeds(rows: _Rows) -> int:
+    return len({row["seed"] for row in rows})
