@@ -24,10 +24,12 @@ def tensor_bytes(kept: Any) -> int:
 
     Tensors that share memory count once, also on the meta device. A tensor subclass that wraps
     other tensors, as in torchao (https://pytorch.org/docs/stable/notes/extending.html), counts as
-    these. A DTensor counts as the whole tensor, over all processes.
+    these, and any other object, as in FlashOptim, as its attributes. A DTensor counts as the whole
+    tensor, over all processes.
     """
     views: dict[Any, set[tuple[int, int]]] = defaultdict(set)  # (offset, bytes) by storage
     others: dict[int, int] = {}  # bytes by id() of the tensor or array
+    objects: dict[int, Any] = {}  # followed already, by id()
     pending = [kept]
     while pending:
         value = pending.pop()
@@ -47,6 +49,9 @@ def tensor_bytes(kept: Any) -> int:
             views[value.untyped_storage()].add((value.storage_offset(), _face_bytes(value)))
         elif isinstance(value, Tensor):
             others[id(value)] = _face_bytes(value)
+        elif hasattr(value, "__dict__") and not callable(value) and id(value) not in objects:
+            objects[id(value)] = value
+            pending += vars(value).values()
     # The views of a storage may overlap, but together they are never larger than the storage.
     in_views = [min(memory.nbytes(), sum(n for _, n in parts)) for memory, parts in views.items()]
     return sum(in_views) + sum(others.values())

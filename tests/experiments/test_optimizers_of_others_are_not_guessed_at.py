@@ -203,18 +203,13 @@ def plan_of(path, tmp_path, text_file, tiny_corpus, **entry):
     return planned, corpora, profile
 
 
-# -- memory
-
 SHARED = torch.zeros(4, 8)
 
 
 @pytest.mark.parametrize(
     ("state", "expected"),
     [
-        (
-            {"GG": [torch.zeros(4, 4), torch.zeros(8, 8)]},
-            4 * 16 + 4 * 64,
-        ),  # as in SOAP and Shampoo
+        ({"GG": [torch.zeros(4, 4), torch.zeros(8, 8)]}, 4 * 16 + 4 * 64),  # as in SOAP
         ({"deep": {"pair": (torch.zeros(3), {"more": torch.zeros(2, dtype=torch.int8)})}}, 14),
         ({"moment": others.Wrapped(torch.zeros(128, dtype=torch.int8), torch.zeros(2))}, 128 + 8),
         ({"in list": [others.Wrapped(torch.zeros(8, dtype=torch.int8), torch.zeros(1))]}, 8 + 4),
@@ -222,6 +217,7 @@ SHARED = torch.zeros(4, 8)
         ({"rows": [SHARED[0], SHARED[1]]}, 4 * 16),
         ({"meta": [torch.zeros(5, device="meta"), torch.zeros(5, device="meta")]}, 4 * 10),
         ({"sparse": torch.eye(4).to_sparse()}, 4 * 4 + 2 * 4 * 8),
+        ({"m": SimpleNamespace(codes=torch.zeros(8, dtype=torch.int8), scales=[torch.zeros(2)])}, 16),
         ({"array": np.zeros(3), "number": 1.0, "none": None, "name": "x"}, 24),
         ({}, 0),
     ],
@@ -229,6 +225,12 @@ SHARED = torch.zeros(4, 8)
 def test_state_is_counted_where_it_lies(state, expected):
     optimizer = SimpleNamespace(state={torch.zeros(1): state})
     assert state_bytes(optimizer) == expected
+
+
+def test_state_in_an_object_that_refers_to_itself_is_counted_once():
+    moment = SimpleNamespace(codes=torch.zeros(8))
+    moment.owner = [moment]
+    assert state_bytes(SimpleNamespace(state={"a": moment})) == 32
 
 
 def test_state_of_no_parameter_is_counted():
