@@ -5,9 +5,10 @@
 #   make plan                      show what would be done, and what each job asks for
 #   make status                    show the progress of every run
 #   make test                      run the tests
+#   make test-field                compare the optimizers of other libraries with their papers
 #   make lint                      run the linters
 #   make check OPTIMIZER=name      check how an optimizer behaves; without OPTIMIZER, all of them
-#   make bench                     measure a step of each optimizer, with EXTRA=field
+#   make bench                     measure a step of each optimizer, with those of EXTRA=field
 #   make bench-analysis            measure the analysis of 500 runs
 #   make reference                 copy a profile's results to results/reference/; makes no .venv
 #   make venv                      make .venv, or .venv-field with EXTRA=field
@@ -32,7 +33,7 @@ VENV = .venv$(EXTRA:%=-%)
 IN_VENV = PATH="$$PWD/$(VENV)/bin:$$PATH"
 SNAKEMAKE = $(IN_VENV) python -m snakemake --profile "profiles/$$LAUNCHER" --config "profile=$$PROFILE"
 
-.PHONY: venv reproduce plan status test test-here test-slurm check bench bench-analysis reference lint lock clean
+.PHONY: venv reproduce plan status test test-here test-slurm test-field check bench bench-analysis reference lint lock clean
 .DELETE_ON_ERROR:
 
 venv:
@@ -58,6 +59,10 @@ test-here: venv
 
 test-slurm: venv
 	$(IN_VENV) python -m pytest tests/slurm -rs
+
+test-field: EXTRA := field
+test-field: venv
+	$(IN_VENV) python -m pytest tests/field
 
 check: venv
 	@$(IN_VENV) python -m experiments check --profile "$$PROFILE" $${OPTIMIZER:+--optimizer $$OPTIMIZER}

@@ -217,7 +217,7 @@ SHARED = torch.zeros(4, 8)
         ({"rows": [SHARED[0], SHARED[1]]}, 4 * 16),
         ({"meta": [torch.zeros(5, device="meta"), torch.zeros(5, device="meta")]}, 4 * 10),
         ({"sparse": torch.eye(4).to_sparse()}, 4 * 4 + 2 * 4 * 8),
-        ({"m": SimpleNamespace(codes=torch.zeros(8, dtype=torch.int8), scales=[torch.zeros(2)])}, 16),
+        ({"object": SimpleNamespace(codes=torch.zeros(3).char(), scales=[torch.zeros(2)])}, 11),
         ({"array": np.zeros(3), "number": 1.0, "none": None, "name": "x"}, 24),
         ({}, 0),
     ],

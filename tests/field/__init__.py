@@ -1,1 +1,1 @@
-"""Tests of the optimizers of other libraries, which `make test-here EXTRA=field` installs."""
+"""Tests of the optimizers of other libraries, which `make test-field` installs."""

@@ -25,7 +25,7 @@ def build(name, model, lr=LR):
     for path in ENTRIES[name].classes:
         library = path.split(".")[0]
         if find_spec(library) is None:
-            pytest.skip(f"{library} is not installed: make test-here EXTRA=field")
+            pytest.skip(f"{library} is not installed: make test-field")
     spec = optimizer_spec(name, ENTRIES[name], MODEL, steps=STEPS - 4)
     return build_optimizer(spec, model, lr, WEIGHT_DECAY)
 

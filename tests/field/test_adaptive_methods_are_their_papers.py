@@ -1,6 +1,6 @@
 """Variants of Adam and Shampoo take the steps of their papers, as computed in NumPy.
 
-`make test-here EXTRA=field` runs these tests; they are skipped where a library is not installed.
+`make test-field` runs these tests; they are skipped where a library is not installed.
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
 """AdamW with 8 and 4 bits of state takes nearly AdamW's steps, with a part of its state.
 
-`make test-here EXTRA=field` runs these tests; they are skipped where a library is not installed.
+`make test-field` runs these tests; they are skipped where a library is not installed.
 torchao compiles its step, which takes up to a minute.
 """
 

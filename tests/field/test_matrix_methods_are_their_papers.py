@@ -1,6 +1,6 @@
 """Methods that orthogonalize the steps of matrices take those of their papers, in NumPy.
 
-`make test-here EXTRA=field` runs these tests; they are skipped where a library is not installed.
+`make test-field` runs these tests; they are skipped where a library is not installed.
 The libraries orthogonalize in bf16, so a few hundredths of a step are accepted as errors.
 """
 
