@@ -28,7 +28,8 @@ MODES = [
     (f"{switching.__name__}.ScheduleFreeWithAttribute", {}),
     AUTHORS,
 ]
-CLOSURES = [f"{switching.__name__}.Sam", "torch.optim.LBFGS"]
+SAM = f"{switching.__name__}.Sam"
+LBFGS = "torch.optim.LBFGS"
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def test_a_schedule_free_run_equals_a_loop_that_switches_by_hand(
 @pytest.mark.parametrize(
     ("path", "training"),
     # Twenty evaluations in a step of LBFGS magnify differences of rounding.
-    [(CLOSURES[0], {"lr": 0.1, "micro_batch_size": 2}), (CLOSURES[1], {"lr": 1e-2})],
+    [(SAM, {"lr": 0.1, "micro_batch_size": 2}), (LBFGS, {"lr": 1e-2})],
 )
 def test_a_run_with_a_closure_equals_a_loop_with_one(run_of, tiny_corpus, tmp_path, path, training):
     run = run_of(path, closure=True, **training)
@@ -119,11 +120,12 @@ def test_a_run_with_a_closure_equals_a_loop_with_one(run_of, tiny_corpus, tmp_pa
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize(("path", "training"), [*MODES, *((path, {}) for path in CLOSURES)])
+# With a larger lr, LBFGS diverges on some CPUs.
+@pytest.mark.parametrize(("path", "training"), [*MODES, (SAM, {}), (LBFGS, {"lr": 1e-2})])
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     run_of, tiny_corpus, tmp_path, path, training
 ):
-    run = run_of(path, path in CLOSURES, **training)
+    run = run_of(path, path in (SAM, LBFGS), **training)
     train(run, tiny_corpus, tmp_path / "whole")
     train_until_power_cut(run, tiny_corpus, tmp_path / "cut")
     train(run, tiny_corpus, tmp_path / "cut")
@@ -135,4 +137,4 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
 def test_a_closure_needs_one_process(run_of):
     message = "parallel: a run has 2 processes, but it must have one: the closure that mine needs"
     with pytest.raises(ConfigError, match=message):
-        Parallel(tasks_per_node=2).check(run_of(CLOSURES[0], closure=True), ("parallel",))
+        Parallel(tasks_per_node=2).check(run_of(SAM, closure=True), ("parallel",))
