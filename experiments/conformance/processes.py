@@ -17,7 +17,9 @@ from experiments.training.sharding import shard
 
 PROCESSES = 2
 STEPS = 6
-_TOLERANCE = 0.1  # of the way that the weights have gone; 4-bit codes magnify rounding to 0.04
+# How far apart weights may end, as a part of the way that they have gone. Blocks of a shard are not
+# those of the whole tensor, so 4-bit codes come 0.04 of the way apart with FSDP2.
+_TOLERANCE = {"ddp": 1e-3, "fsdp": 0.1}
 
 
 def check_pair(
@@ -47,15 +49,18 @@ def check_pair(
 
 
 def _compared(rank: int, spec: OptimizerSpec, lr: float, strategy: str) -> Finding:
-    alone = Trial(spec, lr, device="cpu")  # gloo, which needs no GPU, reduces on the CPU
+    # One process adds up the gradients of the same two micro-batches: rounded alike, they are equal
+    # bit for bit. On the CPU, because gloo reduces there; NCCL would need two GPUs.
+    halves = (slice(0, 2), slice(2, 4))
+    alone = Trial(spec, lr, parts=halves, device="cpu")
     start = alone.weights()
     expected = alone.train(STEPS).weights()
-    part = slice(2 * rank, 2 * rank + 2)
     wrapped = DistributedDataParallel if strategy == "ddp" else _sharded
-    pair = Trial(spec, lr, wrapped=wrapped, part=part, device="cpu").train(STEPS)
+    pair = Trial(spec, lr, wrapped=wrapped, parts=halves[rank : rank + 1], device="cpu")
+    pair.train(STEPS)
     apart = difference(pair.weights(), expected, start)
-    if not apart <= _TOLERANCE:
-        return Finding("no", f"two processes end {apart:.0%} of the way apart from one process")
+    if not apart <= _TOLERANCE[strategy]:
+        return Finding("no", f"two processes end {apart:.1%} of the way apart from one process")
     return Finding("yes")
 
 

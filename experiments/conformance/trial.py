@@ -1,6 +1,6 @@
 """A tiny language model that an optimizer trains on one batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ class Trial:
         seed: of the initial weights and of everything random that the optimizer does.
         wrapped: returns the model to train, such as a DistributedDataParallel of it. It may also
             shard the model in place, because the optimizer is built afterwards.
-        part: the sequences of the batch that this process trains on.
+        parts: the sequences of each micro-batch; gradients are the means over micro-batches.
         device: where the model is; by default on a GPU if there is one.
 
     Raises:
@@ -45,7 +45,7 @@ class Trial:
         *,
         seed: int = 0,
         wrapped: Callable[[nn.Module], nn.Module] = lambda model: model,
-        part: slice = slice(None),
+        parts: Sequence[slice] = (slice(None),),
         device: str | None = None,
     ) -> None:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -53,8 +53,8 @@ class Trial:
             MODEL.vocab_size,
             (_SEQUENCES, MODEL.context + 1),
             generator=torch.Generator().manual_seed(1),
-        )[part].to(device)
-        self._batch = tokens[:, :-1], tokens[:, 1:]
+        ).to(device)
+        self._batches = [(tokens[part, :-1], tokens[part, 1:]) for part in parts]
         self._spec = spec
         torch.manual_seed(seed)
         self.model = build_model(MODEL).to(device)
@@ -67,9 +67,12 @@ class Trial:
     def gradients(self) -> Tensor:
         """Compute the gradients of the batch, and return its loss, a scalar."""
         self.optimizer.zero_grad()
-        loss = self._trained(*self._batch)
-        loss.backward()
-        return loss.detach()
+        total = torch.zeros((), device=self._batches[0][0].device)
+        for batch in self._batches:
+            loss = self._trained(*batch) / len(self._batches)
+            loss.backward()
+            total += loss.detach()
+        return total
 
     def step(self) -> None:
         """Let the optimizer step on gradients that are there; with a closure if it needs one."""
@@ -89,9 +92,9 @@ class Trial:
     def loss(self) -> float:
         """Return the loss of the batch in evaluation mode, in nats per token."""
         switch_mode(self.optimizer, train=False)
-        loss = self._trained(*self._batch).item()
+        losses = [self._trained(*batch).item() for batch in self._batches]
         switch_mode(self.optimizer, train=True)
-        return loss
+        return sum(losses) / len(losses)
 
     def weights(self) -> Tensor:
         """Return a copy of all parameters as one vector; of sharded ones, the full parameters."""
