@@ -17,8 +17,9 @@ from experiments.training.sharding import shard
 
 PROCESSES = 2
 STEPS = 6
-# How far apart weights may end, as a part of the way that they have gone. Blocks of a shard are not
-# those of the whole tensor, so 4-bit codes come 0.04 of the way apart with FSDP2.
+# The largest accepted distance between the final weights, divided by the distance from the initial
+# ones. FSDP2 has the larger one because a shard is quantized in other blocks than the whole tensor:
+# with 4-bit state, the weights of correct optimizers differ by 0.04.
 _TOLERANCE = {"ddp": 1e-3, "fsdp": 0.1}
 
 
@@ -49,8 +50,9 @@ def check_pair(
 
 
 def _compared(rank: int, spec: OptimizerSpec, lr: float, strategy: str) -> Finding:
-    # One process adds up the gradients of the same two micro-batches: rounded alike, they are equal
-    # bit for bit. On the CPU, because gloo reduces there; NCCL would need two GPUs.
+    # One process alone averages the gradients of the pair's micro-batches. Sums are rounded alike,
+    # so with DDP a correct optimizer's weights are equal bit for bit. All of this is on the CPU,
+    # because gloo reduces there, and NCCL would need two GPUs.
     halves = (slice(0, 2), slice(2, 4))
     alone = Trial(spec, lr, parts=halves, device="cpu")
     start = alone.weights()

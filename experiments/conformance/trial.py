@@ -31,7 +31,8 @@ class Trial:
         seed: of the initial weights and of everything random that the optimizer does.
         wrapped: returns the model to train, such as a DistributedDataParallel of it. It may also
             shard the model in place, because the optimizer is built afterwards.
-        parts: the sequences of each micro-batch; gradients are the means over micro-batches.
+        parts: the sequences of each micro-batch of this process. Its loss and its gradients are the
+            means over the micro-batches. By default the whole batch is one.
         device: where the model is; by default on a GPU if there is one.
 
     Raises:
@@ -67,12 +68,12 @@ class Trial:
     def gradients(self) -> Tensor:
         """Compute the gradients of the batch, and return its loss, a scalar."""
         self.optimizer.zero_grad()
-        total = torch.zeros((), device=self._batches[0][0].device)
+        losses = []
         for batch in self._batches:
-            loss = self._trained(*batch) / len(self._batches)
-            loss.backward()
-            total += loss.detach()
-        return total
+            loss = self._trained(*batch)
+            (loss / len(self._batches)).backward()
+            losses.append(loss.detach())
+        return torch.stack(losses).mean()
 
     def step(self) -> None:
         """Let the optimizer step on gradients that are there; with a closure if it needs one."""
