@@ -10,7 +10,9 @@
 #   make check OPTIMIZER=name      check how an optimizer behaves; without OPTIMIZER, all of them
 #   make bench                     measure a step of each optimizer, with those of EXTRA=field
 #   make bench-analysis            measure the analysis of 500 runs
+#   make false-positives           measure how often each rule of the verdicts decides wrongly
 #   make reference                 copy a profile's results to results/reference/; makes no .venv
+#   make rejudge                   judge the claims in results/reference/ again, without training
 #   make venv                      make .venv, or .venv-field with EXTRA=field
 #   make lock                      write requirements.lock from pyproject.toml; makes no .venv
 #   make clean                     delete the environments
@@ -33,7 +35,7 @@ VENV = .venv$(EXTRA:%=-%)
 IN_VENV = PATH="$$PWD/$(VENV)/bin:$$PATH"
 SNAKEMAKE = $(IN_VENV) python -m snakemake --profile "profiles/$$LAUNCHER" --config "profile=$$PROFILE"
 
-.PHONY: venv reproduce plan status test test-here test-slurm test-field check bench bench-analysis reference lint lock clean
+.PHONY: venv reproduce plan status test test-here test-slurm test-field check bench bench-analysis false-positives reference rejudge lint lock clean
 .DELETE_ON_ERROR:
 
 venv:
@@ -74,6 +76,9 @@ bench: venv
 bench-analysis: venv
 	$(IN_VENV) python -m tests.measure_analysis
 
+false-positives: venv
+	$(IN_VENV) python -m tests.measure_rules
+
 # A profile's results are in a folder with the name of its file, without the suffix.
 reference:
 	@set -e; name=$$(basename -- "$$PROFILE"); name=$${name%.*}; \
@@ -85,11 +90,15 @@ reference:
 	cp "$$(ls -t "$$from"/plans/*.yaml | head -n 1)" "$$to.new/settings.yaml"; \
 	rm -rf "$$to"; mv "$$to.new" "$$to"
 
+rejudge: venv
+	$(SNAKEMAKE) results/memory.csv results/convergence_fits.csv results/step_cost.csv results/peak_memory.csv
+	$(IN_VENV) python -m analysis rejudge "results/reference/$$PROFILE/runs.csv"
+
 lint: venv
 	$(IN_VENV) python -m ruff check .
 	$(IN_VENV) python -m ruff format --check .
 	$(IN_VENV) python -c 'from importlinter.cli import lint_imports_command as lint; lint()' --no-cache
-	$(IN_VENV) python -m snakefmt --check Snakefile
+	$(IN_VENV) python -m snakefmt --check Snakefile experiments/inputs.smk experiments/studies/studies.smk
 	$(IN_VENV) python tests/lint_snakefile.py
 
 # Resolves pyproject.toml, with torch pinned, and writes all versions. Build tags (+cpu) and packages

@@ -14,7 +14,9 @@ from pathlib import Path
 sys.path.insert(0, workflow.basedir)
 
 from analysis.catalogue import figures, tables
+from analysis.claims.definitions import definitions_of, load_claims
 from experiments.plan.reading import CONFIG_DIR
+from experiments.plan.spec import PlanRow
 from experiments.settings import digest
 from experiments.workflow import Workflow, errors_exit, last_line, set_environment
 
@@ -27,6 +29,8 @@ with errors_exit():
         Path(workflow.basedir),
     )
     with WORKFLOW.lines_named():
+        for paper in WORKFLOW.papers:
+            load_claims(paper)
         ROWS = [run.row() for run in WORKFLOW.plan]
         FIGURES, TABLES = figures(ROWS), tables(ROWS)
 
@@ -38,36 +42,7 @@ CORPUS_FACTS = "results/corpora/{corpus}/meta.json"
 RUN = WORKFLOW.folder("{model}/{optimizer}/{run}")
 
 
-def results_of(runs):
-    """Return the files of each run's result."""
-    folders = [WORKFLOW.folder(run) for run in runs]
-    return [file for run in folders for file in (run.summary_file, run.metrics_file)]
-
-
-def run_of(wildcards):
-    """Return the name of a run, RunSpec.path."""
-    return f"{wildcards.model}/{wildcards.optimizer}/{wildcards.run}"
-
-
-def needs_of(wildcards):
-    """Return the inputs of a run: its corpus and the checked plan, or nothing if it is done.
-
-    The folder name hashes every input, so newer timestamps cannot invalidate a result.
-    """
-    run = run_of(wildcards)
-    if WORKFLOW.folder(run).is_done:
-        return []
-    return [PLAN_FILE, *expand(CORPUS_FACTS, corpus=WORKFLOW.runs[run].corpus.path)]
-
-
-def inputs_of(artefact):
-    """Return the inputs of a figure or a table: the plan, its runs, and its studies."""
-    runs = dict.fromkeys(row["run"] for row in artefact.rows if artefact.trained)
-    return {
-        "plan": PLAN_FILE,
-        "runs": results_of(runs),
-        "studies": expand("results/{study}", study=artefact.needs),
-    }
+include: "experiments/inputs.smk"
 
 
 wildcard_constraints:
@@ -134,6 +109,8 @@ rule plan:
         f"{RESULTS}/logs/plan.log",
     params:
         profile=WORKFLOW.profile,
+        columns=[*PlanRow.__annotations__],  # a plan of an older version is written again
+        papers=WORKFLOW.papers,
     message:
         "check every run of {params.profile} before the first one trains"
     shell:
@@ -175,30 +152,7 @@ rule train:
         " --tensorboard {resources.tensorboard} > {log:q} 2>&1"
 
 
-rule memory:
-    input:
-        CONFIG_DIR / "models.yaml",
-        CONFIG_DIR / "optimizers.yaml",
-    output:
-        "results/memory.csv",
-    log:
-        "results/logs/memory.log",
-    message:
-        "count the optimizer state of every model at full size"
-    shell:
-        "python -m experiments memory --output {output:q} > {log:q} 2>&1"
-
-
-rule convergence:
-    output:
-        curves="results/convergence.csv",
-        fits="results/convergence_fits.csv",
-    log:
-        "results/logs/convergence.log",
-    message:
-        "measure the rate of convergence on a noisy problem"
-    shell:
-        "python -m experiments convergence --output {output.curves:q} > {log:q} 2>&1"
+include: "experiments/studies/studies.smk"
 
 
 rule figure:
@@ -241,7 +195,14 @@ rule claims:
     input:
         plan=PLAN_FILE,
         runs=results_of(WORKFLOW.runs),
-        studies=["results/memory.csv", "results/convergence_fits.csv"],
+        settings=SETTINGS_FILE,
+        definitions=[definitions_of(paper) for paper in WORKFLOW.papers],
+        studies=[
+            "results/memory.csv",
+            "results/convergence_fits.csv",
+            rules.step_cost.output,
+            rules.peak_memory.output,
+        ],
     output:
         claims=report(
             f"{RESULTS}/claims.csv", category="claims", labels={"name": "verdicts and findings"}
@@ -281,6 +242,8 @@ rule so_far:
     input:
         rules.memory.output,
         rules.convergence.output,
+        rules.step_cost.output,
+        rules.peak_memory.output,
         plan=PLAN_FILE,
         settings=SETTINGS_FILE,
     log:

@@ -5,12 +5,15 @@ Each command imports what it needs itself, because the imports of all take secon
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.catalogue import figures, tables
-from analysis.frames import Results, read_plan, read_results, write_collected
+from analysis.frames import Results, read_collected, read_plan, read_results, write_collected
 from analysis.rows import Row
+from experiments.plan.profile import Profile
 from experiments.settings import ConfigError
+from experiments.yaml_loader import read_yaml
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -53,23 +56,27 @@ def run_table(options: argparse.Namespace, plan: list[Row]) -> None:
 
 def run_claims(options: argparse.Namespace, plan: list[Row]) -> None:
     """Write all runs as one table, and the verdicts on the claims."""
+    from analysis.claims.claims import judge_all
     from analysis.claims.write import write_claims
 
     results = _results(plan, options)
     write_collected(results, options.folder)
-    write_claims(results, options.folder)
+    write_claims(results, judge_all(results, _papers(options)), options.folder)
 
 
 def run_report(options: argparse.Namespace, plan: list[Row]) -> None:
     """Write the report. The figures must have been drawn already."""
+    from analysis.claims.claims import judge_all
     from analysis.report import write_report
 
-    settings = options.plan.with_suffix(".yaml")
-    write_report(plan, _results(plan, options), options.folder, settings)
+    results = _results(plan, options)
+    judged = judge_all(results, _papers(options))
+    write_report(plan, results, judged, options.folder, _settings(options))
 
 
 def run_all(options: argparse.Namespace, plan: list[Row]) -> None:
     """Run every command on the runs that have ended so far."""
+    from analysis.claims.claims import judge_all
     from analysis.claims.write import write_claims
     from analysis.figures.write import write_figure
     from analysis.report import write_report
@@ -81,12 +88,37 @@ def run_all(options: argparse.Namespace, plan: list[Row]) -> None:
     for table in tables(plan).values():
         write_table(table, results, options.folder / "tables")
     write_collected(results, options.folder)
-    write_claims(results, options.folder)
-    write_report(plan, results, options.folder, options.plan.with_suffix(".yaml"))
+    judged = judge_all(results, _papers(options))
+    write_claims(results, judged, options.folder)
+    write_report(plan, results, judged, options.folder, _settings(options))
+
+
+def run_rejudge(options: argparse.Namespace, _: list[Row]) -> None:
+    """Judge the claims again by results that `make reference` copied, without their runs."""
+    from analysis.claims.claims import judge_all
+    from analysis.claims.write import write_claims
+
+    folder = options.plan.parent
+    results = read_collected(options.plan, folder.parents[1])
+    write_claims(results, judge_all(results, _papers_of(folder / "settings.yaml")), folder)
 
 
 def _results(rows: list[Row] | tuple[Row, ...], options: argparse.Namespace) -> Results:
     return read_results(rows, options.folder.parent)
+
+
+def _settings(options: argparse.Namespace) -> Path:
+    """Return the YAML file with the settings behind the plan."""
+    return options.plan.with_suffix(".yaml")
+
+
+def _papers(options: argparse.Namespace) -> Sequence[str]:
+    return _papers_of(_settings(options))
+
+
+def _papers_of(settings: Path) -> Sequence[str]:
+    """Return the papers whose claims a profile judges."""
+    return (read_yaml(settings) or {}).get("papers", Profile.model_fields["papers"].default)
 
 
 _COMMANDS = {
@@ -94,6 +126,7 @@ _COMMANDS = {
     "table": (run_table, "write one table"),
     "claims": (run_claims, "write claims.csv and claims.md, runs.csv and metrics.parquet"),
     "report": (run_report, "write report.html and verdicts.txt; needs the figures"),
+    "rejudge": (run_rejudge, "judge the claims again from a copied runs.csv, given as the plan"),
     "all": (run_all, "write everything from the runs that have ended so far"),
 }
 

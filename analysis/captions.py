@@ -41,12 +41,64 @@ TIME_TO_TARGET = (
 )
 
 
+PAPER_GAP_TABLE = (
+    "PowerStep's final loss minus AdamW's in the paper's tables 4 (fp32 state) and 6 (int8 state),"
+    " in nats per token. The token factor is the number of tokens with which AdamW would reach"
+    " PowerStep's loss, relative to those it had, by Chinchilla's law (approximate)."
+)
+PAPER_GAP = (
+    "PowerStep's final loss minus AdamW's in the paper's own tables, over model size. The line is"
+    " fitted to table 4 (0.0158 ± 0.0021 nats per decade) with its 95 % band, dashed where it is"
+    " extrapolated; table 6 has int8 state and another learning rate. Right: the tokens with which"
+    " AdamW would reach PowerStep's loss, relative to those it had, by Chinchilla's law, which is"
+    " approximate. Tokens per parameter fall from 198 to 1.3 in the order of the sizes, data and"
+    " learning rate change twice, and each point is one seed."
+)
+
+
+_LEVELS = " Grey lines: the losses of a unigram and of a bigram model of the training tokens."
+
+EFFECTIVE_STEPS = (
+    "Effective step D of PowerStep, |m|^(β-1), and of AdamW, 1/(√v̂ + ε), in units of the learning"
+    " rate, over the coordinates of each type of layer. Bands: 0.1 to 99.9, 5 to 95 and 25 to 75 %;"
+    " line: median; dotted: smallest and largest. Grey: PowerStep's lower bound with clipped"
+    " gradients."
+)
+EFFECTIVE_TAILS = (
+    "Share of coordinates whose effective step exceeds a multiple of the median, at 10, 50 and"
+    " 100 % of training. Grey: the slope -1/(1-β) of a momentum whose density at 0 is positive."
+)
+EFFECTIVE_JOINT = (
+    "Effective steps of PowerStep and of Adam on the same gradients, by coordinate, at the end of"
+    " training of either optimizer. The line is where they are equal, once PowerStep's is"
+    " divided by 1-γ. ρ is the rank correlation."
+)
+DISPLACEMENTS = (
+    "Displacement of a coordinate in one step, |m|^β of PowerStep and |m̂|/(√v̂ + ε) of AdamW, in"
+    " units of the learning rate. Bands and lines as in the figure of effective steps. Grey:"
+    " PowerStep's upper bound with clipped gradients."
+)
+ROUNDING = (
+    "Effect of rounding the momentum on PowerStep's update, on the same gradients: relative error"
+    " of the update and share of flipped signs, after one rounding and kept over the steps."
+)
+EFFECTIVE_TABLE = (
+    "Effective steps at the end of training: median D/η, its 99.9 % quantile and its maximum over"
+    " the median, share of coordinates with zero momentum, and the agreement with Adam's effective"
+    " steps on the same gradients."
+)
+ROUNDING_TABLE = (
+    "Rounding the momentum at the end of training: relative error of the momentum and of the"
+    " update, flipped signs, and momenta that become 0, after one rounding / kept over the steps."
+)
+
+
 def loss_over_lr(model: str, rows: _Rows) -> str:
     """Return the caption of a figure of a learning-rate sweep."""
     return (
         f"Final validation loss over learning rate: {model}, {seeds(rows)}"
         f"{_intervals(rows, 'error bars')}. A ring marks each optimizer's best learning rate. A"
-        " cross at the top marks a learning rate at which a run diverged."
+        f" cross at the top marks a learning rate at which a run diverged.{_LEVELS}"
     )
 
 
@@ -56,7 +108,7 @@ def loss_over_state(model: str, rows: _Rows) -> str:
         f"Final validation loss over optimizer-state bytes per parameter: {model}, {seeds(rows)}"
         f"{_intervals(rows, 'error bars')}. Filled markers have the shared learning rate, open"
         " markers an optimizer's own, which is the best of its sweep or was given to it. A cross at"
-        f" the top marks a divergence.{_own_rates(rows)}"
+        f" the top marks a divergence.{_LEVELS}{_own_rates(rows)}"
     )
 
 
@@ -93,7 +145,7 @@ def seeds(rows: _Rows) -> str:
 def lines(rows: _Rows) -> str:
     """Describe the lines of a figure."""
     return (
-        f"Lines: {seeds(rows)}{_intervals(rows, 'bands')}. A cross marks a divergence."
+        f"Lines: {seeds(rows)}{_intervals(rows, 'bands')}. A cross marks a divergence.{_LEVELS}"
         f"{_own_rates(rows)}"
     )
 

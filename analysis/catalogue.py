@@ -20,7 +20,7 @@ _BY_MODEL = {
     "large_scale": (5, "AdamW with fp32 state and PowerStep with int8 state"),
     "stacey": (7, "PowerStep and Stacey(p,2)"),
 }
-_KNOWN = {*_BY_MODEL, "sensitivity", "learning_rate"}
+_KNOWN = {*_BY_MODEL, "sensitivity", "learning_rate", "effective_steps"}
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,15 @@ def figures(plan: Iterable[Row]) -> dict[str, Artefact]:
         *_learning_rates(plan),
         *_each_model(plan, "stacey"),
         *_beyond_the_paper(plan),
+        *_effective_steps(plan),
+        Artefact("paper_gap", "paper_gap", captions.PAPER_GAP),
         Artefact("state_memory", "state_memory", captions.STATE_MEMORY, needs=("memory.csv",)),
-        Artefact("convergence", "convergence", captions.CONVERGENCE, needs=("convergence.csv",)),
+        Artefact(
+            "convergence",
+            "convergence",
+            captions.CONVERGENCE,
+            needs=("convergence.csv", "convergence_fits.csv"),
+        ),
     ]
     return _by_name(found)
 
@@ -77,6 +84,7 @@ def tables(plan: Iterable[Row]) -> dict[str, Artefact]:
             "large_scale",
             "for the model families of the paper's large models (table 6)",
         ),
+        Artefact("paper_gap", "paper_gap", captions.PAPER_GAP_TABLE, trained=False),
         *_losses(plan, "stacey", "stacey", "with Stacey(p,2) as the baseline (figure 7)"),
         *_table(
             plan,
@@ -92,6 +100,11 @@ def tables(plan: Iterable[Row]) -> dict[str, Artefact]:
     if rows := where(plan, experiment="low_memory"):
         caption = captions.loss_and_cost(rows)
         found.append(Artefact("low_memory", "loss_and_cost", caption, tuple(rows)))
+    if rows := where(plan, experiment="effective_steps"):
+        found += [
+            Artefact("effective_steps", "effective_steps", captions.EFFECTIVE_TABLE, tuple(rows)),
+            Artefact("rounding", "rounding", captions.ROUNDING_TABLE, tuple(rows)),
+        ]
     if rows := with_sweep(plan, "comparison"):
         found += [
             Artefact("cost", "cost", captions.COST, tuple(rows)),
@@ -212,6 +225,22 @@ def _beyond_the_paper(plan: list[Row]) -> list[Artefact]:
                 for model, rows in by(where(plan, experiment=name), "model")
             ]
     return found
+
+
+def _effective_steps(plan: list[Row]) -> list[Artefact]:
+    """Return the figures of effective steps, for each model whose runs log them."""
+    kinds = {
+        "effective_steps": captions.EFFECTIVE_STEPS,
+        "effective_tails": captions.EFFECTIVE_TAILS,
+        "effective_joint": captions.EFFECTIVE_JOINT,
+        "displacements": captions.DISPLACEMENTS,
+        "rounding": captions.ROUNDING,
+    }
+    return [
+        Artefact(f"{kind}_{model}", kind, f"{model}. {caption}", tuple(rows))
+        for model, rows in by(where(plan, experiment="effective_steps"), "model")
+        for kind, caption in kinds.items()
+    ]
 
 
 def _trade_off(name: str, model: str, rows: list[Row]) -> Artefact:

@@ -117,6 +117,17 @@ def write_collected(results: Results, folder: Path) -> None:
         results.metrics.to_parquet(path, index=False)
 
 
+def read_collected(path: Path, folder: Path) -> Results:
+    """Read the runs that `write_collected` wrote, without metrics of single steps.
+
+    Args:
+        path: runs.csv.
+        folder: `results/`.
+    """
+    runs = _with_columns(read_table(path), [*_PLAN, *_SUMMARY])
+    return Results(folder, runs, pd.DataFrame(columns=["run", *COLUMNS]))
+
+
 def origins(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the code, package versions, machine and corpus of runs, one row each.
 

@@ -1,14 +1,16 @@
 """The report: one HTML page that loads nothing else, and the verdicts as text for the terminal."""
 
 import base64
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis.catalogue import Artefact, figures, tables
-from analysis.claims.claims import by_claim, find
-from analysis.claims.verdicts import SCOPE, Claim
+from analysis.claims.claims import Judged, decidable
+from analysis.claims.selection import learned_level, levels, where
+from analysis.claims.verdicts import INTERVAL, SCOPE
 from analysis.frames import Results, origins
 from analysis.rows import Row
 from analysis.tables.write import make_table
@@ -16,25 +18,33 @@ from analysis.text import MISSING, number
 from experiments.files import atomic
 
 
-def write_report(plan: list[Row], results: Results, folder: Path, settings: Path) -> None:
+def write_report(
+    plan: list[Row],
+    results: Results,
+    judged: Mapping[str, list[Judged]],
+    folder: Path,
+    settings: Path,
+) -> None:
     """Write `report.html` and `verdicts.txt` of a profile.
 
     Args:
         plan: all rows of the plan.
         results: results of all its runs.
+        judged: the claims of each paper.
         folder: results of the profile. The figures must be there already.
         settings: YAML file with the settings behind the plan.
     """
-    claims = by_claim(find(results))
-    notes = _notes(results.runs)
+    notes = [*_notes(results.runs), *_learning(results.runs)]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
     page = environment.get_template("report.html.j2").render(
         profile=folder.name,
         notes=notes,
-        claims=claims,
+        papers=judged,
+        decidable=decidable,
         scope=SCOPE,
+        level=f"{INTERVAL:.0%}",
         figures=[(figure, _png(folder, figure)) for figure in figures(plan).values()],
         tables=[(table, _html(make_table(table, results)[1])) for table in tables(plan).values()],
         runs=_run_table(results.runs),
@@ -44,7 +54,7 @@ def write_report(plan: list[Row], results: Results, folder: Path, settings: Path
     with atomic(folder / "report.html") as path:
         path.write_text(page, encoding="utf-8")
     with atomic(folder / "verdicts.txt") as path:
-        path.write_text(_verdicts(folder, notes, claims), encoding="utf-8")
+        path.write_text(_verdicts(folder, notes, judged), encoding="utf-8")
 
 
 def _notes(runs: pd.DataFrame) -> list[str]:
@@ -67,6 +77,24 @@ def _notes(runs: pd.DataFrame) -> list[str]:
         )
     if "provenance.commit" in runs and runs["provenance.commit"].nunique() > 1:
         notes.append("the runs were trained with code of several commits, listed at the end")
+    return notes
+
+
+def _learning(runs: pd.DataFrame) -> list[str]:
+    """Return for each model whether its best run is below the bigram, one sentence each."""
+    notes = []
+    for model in runs["model"].unique():
+        of_model = where(runs, model=model)
+        lowest = of_model["final_val_loss"].astype(float).min()
+        unigram, bigram = levels(of_model)
+        if not lowest > bigram:
+            continue
+        has_learned = lowest <= learned_level(of_model)
+        notes.append(
+            f"the lowest loss of {model}, {lowest:.2f}, is above that of a bigram model,"
+            f" {bigram:.2f}"
+            + ("" if has_learned else f" (unigram: {unigram:.2f}), so its losses decide nothing")
+        )
     return notes
 
 
@@ -95,6 +123,7 @@ def _run_table(runs: pd.DataFrame) -> str:
             "steps": once["steps"].map("{:.0f}".format, na_action="ignore"),
             "final val loss": once["final_val_loss"].map("{:.4f}".format, na_action="ignore"),
             "best val loss": once["best_val_loss"].map("{:.4f}".format, na_action="ignore"),
+            "spikes": once["spikes"].map("{:.0f}".format, na_action="ignore"),
             "state (bytes/param)": (once["state_bytes"] / once["parameters"]).map(
                 "{:.3f}".format, na_action="ignore"
             ),
@@ -115,11 +144,16 @@ def _html(table: pd.DataFrame) -> str:
     return table.rename_axis(index=None, columns=table.index.name).to_html(border=0, na_rep=MISSING)
 
 
-def _verdicts(folder: Path, notes: list[str], claims: list[Claim]) -> str:
+def _verdicts(folder: Path, notes: list[str], judged: Mapping[str, list[Judged]]) -> str:
     lines = [
         f"PowerStep-Bench, profile {folder.name}",
         *(f"  {note}" for note in notes),
-        *(f"  {claim.number:>2}. {claim.verdict}: {claim.statement}" for claim in claims),
+        *(f"  {paper}: {decidable(claims)}" for paper, claims in judged.items()),
+        *(
+            f"  {each.number:>3}. {each.said}: {each.statement}"
+            for claims in judged.values()
+            for each in claims
+        ),
         f"  open {folder / 'report.html'}; claims.md, tables and figures are in the same folder",
     ]
     return "\n".join(lines) + "\n"

@@ -15,7 +15,7 @@ from experiments.files import atomic
 from experiments.launch.gpus import own_gpu
 from experiments.plan.grid import dump_used, plan
 from experiments.plan.reading import lines_named, load_profile
-from experiments.plan.spec import RunSpec
+from experiments.plan.spec import PlanRow, RunSpec
 from experiments.runs.folder import ResultsFolder, RunFolder
 from experiments.settings import ConfigError
 
@@ -67,6 +67,14 @@ def main(arguments: list[str] | None = None) -> None:
     command.add_argument("--output", type=Path, required=True, help="CSV file for the curves")
     command.set_defaults(run=run_convergence)
 
+    command = commands.add_parser("step-cost", help="measure the time of a step per parameter")
+    command.add_argument("--output", type=Path, required=True, help="CSV file for the times")
+    command.set_defaults(run=run_step_cost)
+
+    command = commands.add_parser("peak-memory", help="measure the peak memory of training")
+    command.add_argument("--output", type=Path, required=True, help="CSV file for the peaks")
+    command.set_defaults(run=run_peak_memory)
+
     command = commands.add_parser("check", help="check how optimizers behave")
     command.add_argument("--profile", default="laptop", help="name or path of a profile")
     command.add_argument(
@@ -114,20 +122,20 @@ def run_corpus(options: argparse.Namespace) -> None:
 
 def run_plan(options: argparse.Namespace) -> None:
     """Check the runs against the corpora and the optimizer classes, then write their list."""
-    from experiments.plan.preflight import check_runs
+    from experiments.plan.preflight import check_runs, checked_rows
 
     with lines_named(options.profile):
         profile = load_profile(options.profile)
         planned = plan(profile)
         check_runs(planned, options.corpora)
+    rows = checked_rows(planned, options.corpora)
     with atomic(options.settings) as path:
         path.write_text(
             f"# snakemake --config profile={options.profile}\n{dump_used(profile, planned)}",
             encoding="utf-8",
         )
-    rows = [run.row() for run in planned]
     with atomic(options.output) as path, path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer = csv.DictWriter(file, fieldnames=[*PlanRow.__annotations__])
         writer.writeheader()
         writer.writerows(rows)
     print(f"{len({run.spec.path for run in planned})} runs are ready to train")
@@ -205,6 +213,20 @@ def run_convergence(options: argparse.Namespace) -> None:
     from experiments.studies.convergence import write_convergence
 
     write_convergence(options.output)
+
+
+def run_step_cost(options: argparse.Namespace) -> None:
+    """Measure the time of an optimizer step per parameter, and the machine's speed."""
+    from experiments.studies.step_time import write_step_cost
+
+    write_step_cost(options.output)
+
+
+def run_peak_memory(options: argparse.Namespace) -> None:
+    """Measure the peak memory of training GPT-2 124M with several optimizers."""
+    from experiments.studies.peak_memory import write_peak_memory
+
+    write_peak_memory(options.output)
 
 
 def run_check(options: argparse.Namespace) -> None:

@@ -84,6 +84,7 @@ class Workflow:
         self._results = ResultsFolder()
         with self.lines_named():
             profile = load_profile(self.profile)
+            self.papers = profile.papers
             self.plan = plan(profile)
             self.cluster = None
             self._jobs = {}

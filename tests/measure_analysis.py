@@ -29,7 +29,7 @@ def write_runs(results: Path, number: int, points: int) -> Path:
         conftest.write_run(results, row, final=5 + 0.1 * rng.standard_normal())
     conftest.write_studies(results)
     path = conftest.write_plan(results, rows)
-    path.with_suffix(".yaml").write_text("# made up\n", encoding="utf-8")
+    path.with_suffix(".yaml").write_text("dataset: made up\n", encoding="utf-8")
     return path
 
 

@@ -40,6 +40,7 @@ def write(figure: Figure, data: pd.DataFrame, target: Path) -> None:
     for suffix, metadata in {".pdf": {"CreationDate": None}, ".png": None}.items():
         with atomic(target.with_suffix(suffix)) as path:
             figure.savefig(path, metadata=metadata)
+        figure.set_layout_engine("none")  # the first file has laid it out, which takes long
     with atomic(target.with_suffix(".csv")) as path:
         data.to_csv(path, index=False)
     plt.close(figure)
@@ -132,6 +133,37 @@ def name_missing_runs(axis: Axes, runs: pd.DataFrame) -> None:
         fontstyle="italic",
         parse_math=False,
     )
+
+
+def draw_levels(axis: Axes, runs: pd.DataFrame) -> None:
+    """Draw the losses of a unigram and of a bigram model as lines, once the range of y is set.
+
+    The range stays as it is. A level outside of it is written at the edge, with its value.
+
+    Args:
+        axis: axes whose y is a loss in nats per token.
+        runs: the runs that it shows, with the columns unigram_loss and bigram_loss.
+    """
+    low, high = axis.get_ylim()
+    for name in ("unigram", "bigram"):
+        for level in runs[f"{name}_loss"].dropna().unique():
+            is_inside = low <= level <= high
+            if is_inside:
+                axis.axhline(level, color="0.6", linewidth=0.6, zorder=0)
+            is_below = level < low
+            text = name if is_inside else f"{name} {level:.2f} {'↓' if is_below else '↑'}"
+            axis.annotate(
+                text,
+                # Curves fall from left to right, so these corners are free.
+                xy=(0.02 if is_below else 0.99, min(max(level, low), high)),
+                xycoords=("axes fraction", "data"),
+                xytext=(0, 10 if is_below else 2 if is_inside else -2),
+                textcoords="offset points",
+                ha="left" if is_below else "right",
+                va="top" if level > high else "bottom",
+                fontsize=6,
+                color="0.4",
+            )
 
 
 def zoom(axis: Axes, curves: Sequence[tuple[Sequence[float], Sequence[float]]]) -> None:

@@ -9,7 +9,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from analysis.figures import canvas
-from analysis.figures.line_styles import Style, dash_pattern, ordered_styles, style_of
+from analysis.figures.line_styles import (
+    Style,
+    dash_pattern,
+    distinct_colors,
+    ordered_styles,
+    style_of,
+)
 from analysis.frames import Results
 from analysis.text import number
 from experiments.intervals import t_interval
@@ -101,9 +107,10 @@ def _styles(runs: pd.DataFrame) -> dict[str, Style]:
         return dict(zip(lines["line"], ordered_styles(len(lines)), strict=True))
     styles = {row.line: style_of(row.optimizer) for row in lines.itertuples()}
     if _has_several_rates(runs):  # colours distinguish optimizers, dashes the learning rates
-        rates = sorted(lines["lr"].unique())
+        rates, colors = sorted(lines["lr"].unique()), distinct_colors(lines["optimizer"].unique())
         for row in lines.itertuples():
-            styles[row.line] = styles[row.line] | {"linestyle": dash_pattern(rates.index(row.lr))}
+            dashes = dash_pattern(rates.index(row.lr))
+            styles[row.line] |= {"color": colors[row.optimizer], "linestyle": dashes}
     return styles
 
 
@@ -114,8 +121,9 @@ def _loss_of_steps(
     column = "train_loss" if panel == "train" else "val_loss"
     rows = metrics[metrics["run"].isin(line["run"]) & np.isfinite(metrics[column].astype(float))]
     rows = rows.merge(line[["run", "seed", "line"]], on="run")
-    seconds = rows.groupby("run")["step_seconds"].transform("median")
-    rows = rows.assign(minutes=rows["step"] * seconds / 60)
+    # Of all logged steps, as in the summary, and not only of those with a validation.
+    seconds = metrics.groupby("run")["step_seconds"].median()
+    rows = rows.assign(minutes=rows["step"] * rows["run"].map(seconds) / 60)
     losses = rows.pivot_table(index="step", columns="seed", values=column, observed=True)
     losses = losses.astype(float)
     # Without `where`, the rolling mean would continue after the last step of a seed.
@@ -160,6 +168,7 @@ def _draw(axis: Axes, data: pd.DataFrame, runs: pd.DataFrame, x: str) -> None:
         has_diverged = status.get((line, seed)) == Status.DIVERGED
         curves[has_diverged].append((rows[x].to_numpy(), rows["loss"].to_numpy()))
     canvas.zoom(axis, curves[False] or curves[True])
+    canvas.draw_levels(axis, runs)
     low, high = axis.get_ylim()
     for (line, seed), rows in data.groupby(["line", "seed"], sort=False):
         if status.get((line, seed)) == Status.DIVERGED:

@@ -4,11 +4,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.estimates.losses import best_lr, final_losses, is_shared, is_sweep, protocols
 from analysis.figures import canvas
 from analysis.figures.line_styles import style_of
 from analysis.figures.point_labels import Point, label_points
 from analysis.frames import Results
-from analysis.losses import best_lr, final_losses, is_shared, is_sweep, protocols
 
 
 def loss_over_lr(results: Results) -> tuple[Figure, pd.DataFrame]:
@@ -38,6 +38,7 @@ def loss_over_lr(results: Results) -> tuple[Figure, pd.DataFrame]:
     if len(shown):
         margin = 0.08 * (shown.max() - shown.min()) or 0.1
         axis.set_ylim(shown.min() - margin, shown.max() + margin)
+    canvas.draw_levels(axis, results.runs)
     top = axis.get_ylim()[1]
     diverged = data[data["diverged"] > 0]
     for row in diverged.itertuples():
@@ -87,6 +88,7 @@ def loss_over_state(results: Results) -> tuple[Figure, pd.DataFrame]:
             markerfacecolor=style["color"] if row.protocol == "shared lr" else "white",
         )
     _scale(axis, measured["state_bytes_per_parameter"], placed["mean"])
+    canvas.draw_levels(axis, results.runs)
     top = axis.get_ylim()[1]
     diverged = measured[measured["diverged"] > 0].assign(mean=top)
     for row in diverged.itertuples():

@@ -1,5 +1,7 @@
 """Colours, dashes and markers: one style for each optimizer, and styles for ordered values."""
 
+from collections.abc import Iterable
+
 import seaborn as sns
 
 Style = dict[str, object]
@@ -57,6 +59,16 @@ def style_of(optimizer: str) -> Style:
     other = (_OTHER_COLORS[sum(optimizer.encode()) % len(_OTHER_COLORS)], _SOLID, ".")
     color, linestyle, marker = _STYLES.get(optimizer, other)
     return {"color": color, "linestyle": linestyle, "marker": marker}
+
+
+def distinct_colors(optimizers: Iterable[str]) -> dict[str, object]:
+    """Return a colour for each optimizer: its own, or another where a former one has it already."""
+    colors: dict[str, object] = {}
+    for optimizer in optimizers:
+        others = [color for color in _OTHER_COLORS if color not in colors.values()]
+        own = style_of(optimizer)["color"]
+        colors[optimizer] = own if own not in colors.values() else others[0]
+    return colors
 
 
 def ordered_styles(number: int) -> list[Style]:

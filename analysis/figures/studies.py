@@ -57,8 +57,13 @@ def state_memory(results: Results) -> tuple[Figure, pd.DataFrame]:
 
 
 def convergence(results: Results) -> tuple[Figure, pd.DataFrame]:
-    """Draw the smallest mean squared gradient norm up to each step, by kind and level of noise."""
+    """Draw the smallest mean squared gradient norm up to each step, by kind and level of noise.
+
+    A dotted line is the floor that is predicted for β = 0.1.
+    """
     data = read_table(results.folder / "convergence.csv")
+    fits = read_table(results.folder / "convergence_fits.csv")
+    floors = fits[np.isclose(fits["beta"], 0.1)].set_index(["noise", "sigma"])["predicted_floor"]
     panels = list(data.groupby(["noise", "sigma"], sort=False))
     columns = data["sigma"].nunique()
     figure, axes = canvas.new(columns, rows=-(-len(panels) // columns), height=2.0)
@@ -71,6 +76,8 @@ def convergence(results: Results) -> tuple[Figure, pd.DataFrame]:
         first = rows["min_grad_norm_sq"].max()
         steps = np.array([rows["step"].min(), rows["step"].max()], dtype=float)
         axis.plot(steps, first / np.sqrt(steps), color="0.5", linewidth=0.6, label="1/√T")
+        if floors.get((noise, sigma), 0) > 0:
+            axis.axhline(floors[noise, sigma], color="0.3", linewidth=0.8, linestyle=":")
         axis.set_ylim(first * 1e-6, first * 3)  # without noise, β = 1 reaches 0
         axis.set(xscale="log", yscale="log", title=f"{noise} noise, σ = {sigma:g}")
         if number % columns == 0:

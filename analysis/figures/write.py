@@ -11,7 +11,15 @@ from matplotlib import pyplot as plt
 from analysis.catalogue import Artefact
 from analysis.figures import canvas
 from analysis.figures.curves import loss_curves, loss_over_cost
+from analysis.figures.effective_steps import (
+    displacements,
+    effective_joint,
+    effective_steps,
+    effective_tails,
+    rounding,
+)
 from analysis.figures.final_losses import loss_over_lr, loss_over_state
+from analysis.figures.paper_gap import paper_gap
 from analysis.figures.studies import convergence, state_memory, transform
 from analysis.frames import Results
 
@@ -35,6 +43,12 @@ _KINDS = {
     "loss_over_lr": loss_over_lr,
     "loss_over_cost": loss_over_cost,
     "loss_over_state": loss_over_state,
+    "paper_gap": paper_gap,
+    "effective_steps": effective_steps,
+    "effective_tails": effective_tails,
+    "effective_joint": effective_joint,
+    "displacements": displacements,
+    "rounding": rounding,
     "state_memory": state_memory,
     "convergence": convergence,
 }

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from analysis.losses import show
+from analysis.estimates.losses import show
 from analysis.text import number
 
 # The numbers, one row for each cell, and the formatted table that shows them.

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from analysis.estimates.losses import best_lr, final_losses, is_sweep, protocols
 from analysis.frames import Results
-from analysis.losses import best_lr, final_losses, is_sweep, protocols
 from analysis.tables.cells import Table, cell_texts, labelled, row_names
 from analysis.text import MISSING, number
 from experiments.runs.summary import ENDED

@@ -2,9 +2,9 @@
 
 import pandas as pd
 
+from analysis.estimates.losses import best_lr, final_losses, is_sweep, protocols, show, show_lr
 from analysis.frames import Results
-from analysis.losses import best_lr, final_losses, is_sweep, protocols, show, show_lr
-from analysis.paper import load_paper
+from analysis.papers.numbers import load_paper
 from analysis.tables.cells import Table, cell_texts, labelled, row_names
 from analysis.text import number
 

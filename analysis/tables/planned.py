@@ -5,7 +5,7 @@ import json
 import pandas as pd
 
 from analysis.frames import Results, read_table
-from analysis.paper import load_paper
+from analysis.papers.numbers import load_paper
 from analysis.tables.cells import Table
 from analysis.text import number
 

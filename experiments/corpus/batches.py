@@ -36,7 +36,7 @@ def check_size(facts: CorpusFacts, batch_size: int, context: int) -> None:
 
 
 class TokenBatches:
-    """Batches of a corpus: random windows for training, fixed windows for validation.
+    """Windows of a corpus: random ones for training, fixed ones for validation.
 
     Args:
         folder: the corpus, as `experiments.corpus.build` wrote it.
@@ -65,22 +65,48 @@ class TokenBatches:
         starts = np.random.default_rng([seed, step]).integers(0, last, size=batch_size)
         return self._windows(self.train_tokens, starts)
 
-    def validation(self, sequences: int, batch_size: int) -> list[tuple[Tensor, Tensor]]:
-        """Return the validation batches: evenly spaced windows, the same for every run.
+    def curve_starts(self, sequences: int) -> np.ndarray:
+        """Return the positions of the windows of the validation curve, the same for every run.
 
         Args:
             sequences: number of windows; they overlap if the corpus has too few tokens.
-            batch_size: windows per batch; the last batch may have fewer.
 
         Returns:
-            Batches of inputs and targets, int64, shape (up to batch_size, context).
+            Positions in the validation tokens, evenly spaced, int64, shape (sequences,).
         """
         last = len(self.val_tokens) - self.context - 1
-        starts = np.linspace(0, last, sequences).astype(np.int64)
-        return [
-            self._windows(self.val_tokens, starts[i : i + batch_size])
-            for i in range(0, sequences, batch_size)
-        ]
+        return np.linspace(0, last, sequences).astype(np.int64)
+
+    def final_starts(self, sequences: int | None) -> np.ndarray:
+        """Return the positions of the windows of the final validation, the same for every run.
+
+        The windows follow each other without overlap. Each predicts the first token of the next, so
+        that together they predict every validation token but the first and a rest that is shorter
+        than a window.
+
+        Args:
+            sequences: number of windows, evenly spaced over the stream; None or more than there
+                are for all.
+
+        Returns:
+            Positions in the validation tokens, int64, shape (windows,).
+        """
+        windows = (len(self.val_tokens) - 1) // self.context
+        chosen = np.arange(windows)
+        if sequences is not None and sequences < windows:
+            chosen = np.linspace(0, windows - 1, sequences).astype(np.int64)
+        return chosen * self.context
+
+    def val_windows(self, starts: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return validation windows.
+
+        Args:
+            starts: positions in the validation tokens, as `curve_starts` returns them.
+
+        Returns:
+            Inputs and targets, int64, shape (len(starts), context); targets are one token ahead.
+        """
+        return self._windows(self.val_tokens, starts)
 
     def _windows(self, tokens: TokenStream, starts: np.ndarray) -> tuple[Tensor, Tensor]:
         windows = torch.from_numpy(tokens.windows(starts, self.context + 1))

@@ -25,6 +25,14 @@ class TokenStream:
     def __len__(self) -> int:
         return self.stop - self.start
 
+    def first(self, length: int) -> np.ndarray:
+        """Return the first tokens of this range, int64, shape (length,).
+
+        Args:
+            length: number of tokens, at most len(self).
+        """
+        return self._window(self.start, length)
+
     def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
         """Return windows of consecutive tokens, int64, shape (len(starts), length).
 

@@ -102,6 +102,8 @@ def _expand(
             entry = _look_up(profile.optimizers, optimizer_name, (*where, "optimizers"))
             changes = profile.by_optimizer.get(optimizer_name, {})
             own = changed(shared, changes, ("by_optimizer", optimizer_name))
+            if experiment.log_effective_steps:
+                own = own.model_copy(update={"log_effective_steps": True})
             for argument, value, args, training in _variations(experiment, own, where):
                 optimizer = optimizer_spec(
                     optimizer_name,

@@ -1,13 +1,16 @@
-"""Checks between building the corpora and training the first run."""
+"""Checks between building the corpora and training the first run, and the levels of the corpora."""
 
+from functools import cache
 from pathlib import Path
 
 from experiments.corpus.batches import check_size
-from experiments.corpus.tokens import verify
+from experiments.corpus.facts import read_facts
+from experiments.corpus.levels import Levels, ngram_losses
+from experiments.corpus.tokens import read_tokens, verify
 from experiments.models.build import model_on_meta
 from experiments.optimizers.build import build_optimizer, optimizer_on_meta
 from experiments.optimizers.settings import how_to_install
-from experiments.plan.spec import PlannedRun
+from experiments.plan.spec import PlannedRun, PlanRow
 from experiments.settings import ConfigError, Keys
 
 
@@ -35,6 +38,27 @@ def check_runs(planned: list[PlannedRun], corpora: Path) -> None:
         distinct.setdefault(key, run)
     for run in distinct.values():
         _check_optimizer(run)
+
+
+def checked_rows(planned: list[PlannedRun], corpora: Path) -> list[PlanRow]:
+    """Return the rows of a plan: each run with the n-gram levels of as many tokens as it trains on.
+
+    Args:
+        planned: the runs, as `check_runs` accepts them.
+        corpora: folder of the corpora.
+    """
+
+    @cache  # many runs share a corpus and a number of tokens
+    def levels(corpus: Path, tokens: int) -> Levels:
+        return ngram_losses(*read_tokens(corpus), tokens, read_facts(corpus).vocab_size)
+
+    rows = []
+    for run in planned:
+        training = run.spec.training
+        tokens = training.steps * training.batch_size * training.context
+        unigram, bigram = levels(corpora / run.spec.corpus.path, tokens)
+        rows.append(PlanRow(**run.row(), unigram_loss=unigram, bigram_loss=bigram))
+    return rows
 
 
 def _check_optimizer(run: PlannedRun) -> None:

@@ -16,6 +16,7 @@ from experiments.settings import ConfigError, Plain, Settings, Unique, added
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 # Training settings that an experiment may vary, and that an optimizer may have for itself.
 Tuned = Literal[
+    "steps",
     "weight_decay",
     "warmup_steps",
     "grad_clip_norm",
@@ -68,8 +69,20 @@ class TrainingSettings(Settings):
         default="32-true", description="Lightning's precision setting"
     )
     val_every: int = Field(gt=0, description="steps between validations; divides steps")
-    val_sequences: int = Field(gt=0, description="number of fixed validation sequences")
+    val_sequences: int = Field(
+        gt=0, description="number of fixed validation sequences of each validation"
+    )
+    final_val_sequences: int | None = Field(
+        default=None,
+        gt=0,
+        description="number of validation sequences after the last step, evenly spaced; by default"
+        " the whole validation stream",
+    )
     log_every: int = Field(default=1, gt=0, description="steps between logged metrics")
+    log_effective_steps: bool = added(
+        False,
+        description="whether to log the distribution of PowerStep's and Adam's effective steps",
+    )
 
     @model_validator(mode="after")
     def _fields_agree(self) -> "TrainingSettings":
@@ -146,6 +159,10 @@ class Experiment(Settings):
     training: dict[Tuned, Annotated[Unique[Plain[Any]], Field(min_length=1)]] = Field(
         default={},
         description="values to try for each training setting, one setting at a time",
+    )
+    log_effective_steps: bool = Field(
+        default=False,
+        description="whether its runs log the distributions of effective steps",
     )
 
     @model_validator(mode="after")
@@ -240,6 +257,11 @@ class Profile(Registries):
         default={},
         description="training settings of single optimizers, in all experiments; an experiment's"
         " own lr and training come before them",
+    )
+    papers: Unique[Name] = Field(
+        default=("powerstep",),
+        min_length=1,
+        description="papers whose claims are judged, names of folders of analysis/papers",
     )
     experiments: dict[Name, Experiment] = Field(
         min_length=1, description="grids of runs, by the name of the experiment"

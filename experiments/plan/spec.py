@@ -47,8 +47,8 @@ class PlannedRun:
     value: Any = None  # value of that argument or setting
     extra: str | None = None  # the extra of pyproject.toml that installs the optimizer
 
-    def row(self) -> "PlanRow":
-        """Return the run as a row of the plan, the table of runs that the analysis reads."""
+    def row(self) -> "RunRow":
+        """Return the run as a row of the plan; the plan's file has also the n-gram levels."""
         training = self.spec.training
         shared, own = _hyperparameters(self.shared), _hyperparameters(self.own)
         trained = _hyperparameters(training) | {"lr": self.shared.lr}  # shared_lr is a column
@@ -77,8 +77,8 @@ class PlannedRun:
         }
 
 
-class PlanRow(TypedDict):
-    """The columns of a plan (results/<profile>/plans/<digest>.csv), one row per planned run."""
+class RunRow(TypedDict):
+    """The columns of a planned run that its settings give."""
 
     experiment: str
     model: str
@@ -101,6 +101,16 @@ class PlanRow(TypedDict):
     shared: str  # shared values of the settings in which the run deviates, as JSON; "" for none
     own: str  # the optimizer's own values of the shared settings, as JSON; "" for none
     run: str  # RunSpec.path
+
+
+class PlanRow(RunRow):
+    """The columns of a plan (results/<profile>/plans/<digest>.csv), one row per planned run.
+
+    The n-gram levels are known once the corpus is built (experiments.corpus.levels).
+    """
+
+    unigram_loss: float  # nats per token
+    bigram_loss: float
 
 
 def _hyperparameters(training: TrainingSettings) -> dict[str, Any]:

@@ -1,12 +1,22 @@
 """Training settings of one optimizer, and the learning rates and settings that experiments vary."""
 
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
+from pydantic import Field
+
 from experiments.plan.profile import Experiment, TrainingSettings
-from experiments.settings import ConfigError, Keys, parse
+from experiments.settings import ConfigError, Keys, Settings, parse
 
 _COUNTS = ("steps", "warmup_steps", "decay_steps", "val_every")  # numbers of optimizer steps
+
+
+class _Length(Settings):
+    """The settings that give a run its number of tokens."""
+
+    steps: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
 
 
 def learning_rates(experiment: Experiment, optimizer: str, lr: float) -> tuple[float, ...]:
@@ -28,8 +38,9 @@ def changed(
 ) -> TrainingSettings:
     """Return training settings with some of them changed.
 
-    Another batch_size keeps the number of tokens: the numbers of steps change in proportion, except
-    those in `changes`. Another schedule than wsd drops the decay of wsd.
+    Another number of steps keeps the shape of the schedule, and another batch_size alone keeps the
+    number of tokens as well: the other numbers of steps change in proportion, except those in
+    `changes`. Another schedule than wsd drops the decay of wsd.
 
     Args:
         training: the settings.
@@ -45,22 +56,31 @@ def changed(
     if changes.get("schedule", "wsd") != "wsd":
         for name in ("decay_steps", "decay_shape"):
             values.pop(name, None)
-    if "batch_size" in changes:
-        size = parse(
-            TrainingSettings, values | {"batch_size": changes["batch_size"]}, field
-        ).batch_size
-        kept = {name: values[name] for name in _COUNTS if name in values and name not in changes}
-        values |= _rescaled(kept, training.batch_size, size, field)
+    kept = {name: values[name] for name in _COUNTS if values.get(name) and name not in changes}
+    values |= _rescaled(kept, training, changes, field)
     return parse(TrainingSettings, values | dict(changes), field)
 
 
-def _rescaled(counts: Mapping[str, int], old: int, new: int, field: Keys) -> dict[str, int]:
-    """Return numbers of steps of a new batch size, which take as many tokens as the old ones."""
+def _rescaled(
+    counts: Mapping[str, int], old: TrainingSettings, changes: Mapping[str, Any], field: Keys
+) -> dict[str, int]:
+    """Return numbers of steps in proportion to changed steps, or to a changed batch size."""
+    given = {name: changes[name] for name in _Length.model_fields if name in changes}
+    new = parse(_Length, {"steps": old.steps, "batch_size": old.batch_size} | given, field)
+    by_steps = "steps" in changes
+    factor = Fraction(new.steps, old.steps)
+    if not by_steps:
+        factor = Fraction(old.batch_size, new.batch_size)
+    scaled = {name: count * factor for name, count in counts.items()}
     for name, count in counts.items():
-        if count * old % new:
-            raise ConfigError(
-                (*field, "batch_size"),
-                f"is {new}, but to keep the number of tokens it must divide {count} × {old},"
-                f" which is {name} × batch_size without it",
-            )
-    return {name: count * old // new for name, count in counts.items()}
+        if scaled[name].denominator == 1:
+            continue
+        problem = (
+            f"is {new.steps}, but {name} changes in proportion, and {count} × {new.steps} /"
+            f" {old.steps} is not a whole number"
+            if by_steps
+            else f"is {new.batch_size}, but to keep the number of tokens it must divide {count} ×"
+            f" {old.batch_size}, which is {name} × batch_size without it"
+        )
+        raise ConfigError((*field, "steps" if by_steps else "batch_size"), problem)
+    return {name: int(count) for name, count in scaled.items()}

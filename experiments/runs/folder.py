@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.files import atomic, is_locked, is_whole_parquet, set_aside
+from experiments.runs.effective_steps import FILES
 from experiments.runs.history import History
 from experiments.runs.metrics import METRICS_FILE, MetricsLog
 from experiments.runs.summary import (
@@ -170,6 +171,10 @@ class RunFolder:
         summary = read_summary(self.training.path) | {"launch": self.launch}
         with atomic(self.metrics_file) as path:
             shutil.copyfile(self.training.path / METRICS_FILE, path)
+        for name in FILES:
+            if (self.training.path / name).exists():
+                with atomic(self.path / name) as path:
+                    shutil.copyfile(self.training.path / name, path)
         write_summary(self.path, summary)
         return summary
 

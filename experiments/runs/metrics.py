@@ -15,6 +15,8 @@ COLUMNS = {
     "tokens": "int64",  # tokens trained on so far
     "train_loss": "float64",  # loss on this step's batch, nats per token
     "val_loss": "float64",  # on the validation windows, nats per token; NaN if not validated
+    "final_val_loss": "float64",  # on the whole validation stream; only in the last row, else NaN
+    "final_val_error": "float64",  # its standard error over blocks of windows
     "lr": "float64",  # learning rate of this step
     "grad_norm": "float64",  # global l2 norm of the gradient before clipping
     "update_rms": "float64",  # root mean square of the change of all parameters

@@ -1,9 +1,11 @@
 """The summary of a run: its status, and its measurements in a few numbers."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import accumulate, pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any, TypedDict
@@ -14,6 +16,7 @@ from experiments.runs.metrics import Row
 
 SUMMARY_FILE = "summary.json"
 _BATCH_NOISE = 0.1  # nats by which the first batch's loss may be below that of other text
+_SPIKE = 0.1  # nats above the lowest loss so far from which a validation is a spike
 
 
 class Status(StrEnum):
@@ -36,13 +39,21 @@ class Launch(TypedDict):
 
 
 class Measurements(TypedDict, total=False):
-    """The single numbers of a summary. A failed run has only those before `parameters`."""
+    """The single numbers of a summary. A failed run has only those before `parameters`.
+
+    All losses are in nats per token.
+    """
 
     status: str
     steps: int  # optimizer steps taken
     tokens: int  # tokens trained on
-    final_val_loss: float | None  # nats per token; None if the run diverged or failed
-    best_val_loss: float | None  # nats per token
+    final_val_loss: float | None  # on the whole validation stream; None if diverged or failed
+    final_val_error: float | None  # its standard error over blocks of windows
+    best_val_loss: float | None  # lowest value of the validation curve
+    last_val_loss: float | None  # last value of the curve; None if not finite
+    spikes: int  # times that the curve rose above its lowest value so far + 0.1
+    largest_spike: float | None  # largest rise above the lowest value so far; None if not finite
+    rise: float | None  # last_val_loss - best_val_loss
     parameters: int
     state_bytes: int  # size of the optimizer state, step counters included
     peak_memory_bytes: int  # largest over all processes; GPU memory, or RAM without a GPU
@@ -78,8 +89,8 @@ class Failure:
 def training_summary(rows: Sequence[Row], tokens_per_step: int, measured: Summary) -> Summary:
     """Return the summary of a run whose training has ended.
 
-    The run diverged if a loss was not finite, or if the last validation loss is above the first
-    training loss: the model has unlearned what it learned.
+    The run diverged if a loss was not finite, or if the last loss of the validation curve is above
+    the first training loss: the model has unlearned what it learned.
 
     Args:
         rows: the logged metrics, at least one.
@@ -87,14 +98,16 @@ def training_summary(rows: Sequence[Row], tokens_per_step: int, measured: Summar
         measured: further keys of the summary, which follow the losses.
     """
     first, last = rows[0], rows[-1]
-    final = last.get("val_loss")
-    diverged = final is None or not final <= first["train_loss"] + _BATCH_NOISE
+    final, error = last.get("final_val_loss"), last.get("final_val_error")
+    has_risen = not last.get("val_loss", math.nan) <= first["train_loss"] + _BATCH_NOISE
+    diverged = has_risen or _finite(final) is None
     return {
         "status": Status.DIVERGED if diverged else Status.COMPLETED,
         "steps": last["step"],
         "tokens": last["tokens"],
         "final_val_loss": None if diverged else final,
-        "best_val_loss": _best_val_loss(rows),
+        "final_val_error": None if diverged else _finite(error),
+        **_of_curve(rows),
         **measured,
         "tokens_per_second": tokens_per_step / median(row["step_seconds"] for row in rows),
         "optimizer_seconds": median(row["optimizer_seconds"] for row in rows),
@@ -108,7 +121,8 @@ def failure_summary(failure: Failure, rows: Sequence[Row], launch: Launch) -> Su
         "steps": rows[-1]["step"] if rows else 0,
         "tokens": rows[-1]["tokens"] if rows else 0,
         "final_val_loss": None,
-        "best_val_loss": _best_val_loss(rows),
+        "final_val_error": None,
+        **_of_curve(rows),
         "launch": launch,
         "reason": failure.reason,
         "log": tail(failure.log),
@@ -131,6 +145,25 @@ def write_summary(folder: Path, summary: Summary) -> None:
         path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
 
 
-def _best_val_loss(rows: Sequence[Row]) -> float | None:
-    losses = [loss for row in rows if (loss := row.get("val_loss", float("nan"))) == loss]
-    return min(losses, default=None)
+def _of_curve(rows: Sequence[Row]) -> Measurements:
+    """Return the measurements of the validation curve; a loss that is not finite is infinite."""
+    losses = [row["val_loss"] for row in rows if "val_loss" in row]
+    losses = [loss if math.isfinite(loss) else math.inf for loss in losses]
+    lowest = [*accumulate(losses, min)]
+    heights = [
+        loss - low if math.isfinite(loss) else math.inf
+        for loss, low in zip(losses, lowest, strict=True)
+    ]
+    best, last = (_finite(values[-1] if values else None) for values in (lowest, losses))
+    return {
+        "best_val_loss": best,
+        "last_val_loss": last,
+        "spikes": sum(low <= _SPIKE < high for low, high in pairwise([0.0, *heights])),
+        "largest_spike": _finite(max(heights, default=None)),
+        "rise": None if best is None or last is None else last - best,
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    """Return a number that JSON can store; None for NaN, infinity and None."""
+    return value if value is not None and math.isfinite(value) else None

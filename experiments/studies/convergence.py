@@ -3,7 +3,7 @@
 With step sizes η/√t, version 1 of arXiv:2605.10335 claims that the smallest expected squared
 gradient norm falls as 1/√T. Version 2 claims that it falls so only to a residual that depends on
 the noise. This study shows both cases: skewed noise has mean zero, but its sign and its powers do
-not, and so they leave a residual.
+not, and so they leave a residual, which experiments.studies.noise_floor predicts.
 """
 
 from itertools import pairwise, product
@@ -15,41 +15,68 @@ import pandas as pd
 
 from experiments.files import atomic
 from experiments.intervals import t_interval
+from experiments.studies.noise_floor import stationary_gradient
 
 STEPS, SEEDS, DIMENSIONS = 100_000, 8, 50
 GAMMA, LR = 0.9, 0.05  # momentum decay γ, and step size η
 BETAS = (0.0, 0.1, 0.2, 1.0)  # exponents β of the update
-SIGMAS = (0.0, 0.1, 1.0)  # standard deviations of the noise
+SIGMAS = (0.0, 0.1, 0.3, 1.0)  # standard deviations of the noise
+HORIZONS = (1_000, 10_000, 50_000)  # numbers of steps T with a constant step size
+HORIZON_BETA = 0.1
 KINDS = ("symmetric", "skewed")  # kinds of noise
 START = 1.5  # initial value of every coordinate, where f is neither flat nor convex
 SKEW = 0.1  # probability of the rare, large value of skewed noise
 _POINTS = 61  # number of interval ends, evenly spaced in log(step); rounding merges some
-_FITTED_FROM = 0.01  # fraction of the steps after which curves are fitted: the last two decades
+_DROP = 0.1  # a curve has dropped once it is below this fraction of its start
+_FITTED_AFTER = 10  # times the step of the drop; before that the curve still has its transient
+_FEWEST = 5  # intervals that a fit needs
 
 # The weights a_i of the coordinates in f, fp64, shape (DIMENSIONS,).
 _SCALES = np.logspace(-1, 0, DIMENSIONS)
 
 
 def write_convergence(path: Path) -> None:
-    """Write the curve of each combination of noise and β, and the fits as `<stem>_fits.csv`.
+    """Write the curve of each combination of noise and β, and what follows from it.
 
     The columns of the curves are noise, sigma, beta, gamma, step, grad_norm_sq (mean over seeds and
     over the steps since the previous row), min_grad_norm_sq (the smallest grad_norm_sq so far), low
-    and high (95 % interval of grad_norm_sq over seeds). The columns of the fits are noise, sigma,
-    beta, gamma, steps, seeds, and the values that `fit` returns.
+    and high (95 % interval of grad_norm_sq over seeds). `<stem>_fits.csv` has the columns noise,
+    sigma, beta, gamma, steps, seeds, predicted_floor, and the values that `fit` returns.
+    `<stem>_horizons.csv` has noise, sigma, beta, gamma, steps, and the mean over all steps of the
+    squared gradient norm with a constant step size, with its 95 % interval (low, high).
     """
-    curves, fits = [], []
+    curves, fits, horizons = [], [], []
     for noise, sigma, beta in product(KINDS, SIGMAS, BETAS):
         key = {"noise": noise, "sigma": sigma, "beta": beta, "gamma": GAMMA}
         steps, by_seed = run(noise, sigma, beta, STEPS)
         curves.append(_curve(steps, by_seed).assign(**key))
-        fits.append(key | {"steps": STEPS, "seeds": SEEDS} | fit(steps, by_seed))
+        seeds = {"steps": STEPS, "seeds": by_seed.shape[1]}
+        floor = {"predicted_floor": predicted_floor(noise, sigma, beta)}
+        fits.append(key | seeds | floor | fit(steps, by_seed))
+        if beta == HORIZON_BETA:
+            horizons += [key | {"steps": T} | _mean_until(T, noise, sigma, beta) for T in HORIZONS]
     first = ["noise", "sigma", "beta", "gamma"]
-    with atomic(path) as file:
-        joined = pd.concat(curves)
-        joined[first + [name for name in joined if name not in first]].to_csv(file, index=False)
-    with atomic(path.with_name(f"{path.stem}_fits.csv")) as file:
-        pd.DataFrame(fits).to_csv(file, index=False)
+    joined = pd.concat(curves)
+    tables = {
+        path: joined[first + [name for name in joined if name not in first]],
+        path.with_name(f"{path.stem}_fits.csv"): pd.DataFrame(fits),
+        path.with_name(f"{path.stem}_horizons.csv"): pd.DataFrame(horizons),
+    }
+    for target, table in tables.items():
+        with atomic(target) as file:
+            table.to_csv(file, index=False)
+
+
+def predicted_floor(noise: str, sigma: float, beta: float) -> float:
+    """Return the squared gradient norm at the stationary point of the update, in closed form.
+
+    The update is homogeneous in gradient and noise, so each coordinate stands still where its
+    gradient is σ·g*, with g* of experiments.studies.noise_floor. This holds as long as the noise
+    does not throw coordinates over the landscape's inflections, which it does at σ = 1.
+    """
+    if noise == "symmetric":
+        return 0.0
+    return DIMENSIONS * (sigma * stationary_gradient(beta, GAMMA, SKEW)) ** 2
 
 
 def gradient(x: np.ndarray) -> np.ndarray:
@@ -69,62 +96,85 @@ def draw_noise(kind: str, sigma: float, rng: np.random.Generator, shape: tuple) 
     return sigma * np.where(rng.random(shape) < SKEW, rare, usual)
 
 
-def run(noise: str, sigma: float, beta: float, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Run m ← γ·m + g, x ← x - η/√t·sign(m)·|m|^β with all seeds at once; g is noisy.
+def run(
+    noise: str, sigma: float, beta: float, steps: int, *, constant: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Run m ← γ·m + g, x ← x - η_t·sign(m)·|m|^β with all seeds at once; g is noisy.
+
+    The step size η_t is η/√t. If `constant`, it is 10·η/√T at every step of the horizon T. Without
+    noise all seeds would be the same, so there is one.
 
     Returns:
         The last step of each interval, int64 of shape (intervals,), and the mean of ‖∇f(x)‖² over
         the interval, fp64 of shape (intervals, seeds).
     """
     rng = np.random.default_rng([KINDS.index(noise), *_bits(sigma), *_bits(beta)])
-    shape = (SEEDS, DIMENSIONS)
+    shape = (SEEDS if sigma else 1, DIMENSIONS)
     x, momentum = np.full(shape, START), np.zeros(shape)
     ends = np.unique(np.logspace(0, np.log10(steps), _POINTS).astype(int))
     means, t = [], 0
     for _, end in pairwise([0, *ends]):
-        total, count = np.zeros(SEEDS), 0
+        total, count = np.zeros(shape[0]), 0
         while t < end:
             t += 1
             true = gradient(x)
             total += (true * true).sum(axis=1)
             count += 1
             momentum = GAMMA * momentum + true + draw_noise(noise, sigma, rng, shape)
-            x = x - LR / np.sqrt(t) * np.sign(momentum) * np.abs(momentum) ** beta
+            lr = 10 * LR / np.sqrt(steps) if constant else LR / np.sqrt(t)
+            x = x - lr * np.sign(momentum) * np.abs(momentum) ** beta
         means.append(total / count)
     return ends, np.array(means)
 
 
 def fit(steps: np.ndarray, by_seed: np.ndarray) -> dict[str, float]:
-    """Fit the last two decades of each seed's curve; return means and 95 % intervals over seeds.
+    """Fit each seed's curve after its transient; return means and 95 % intervals over seeds.
+
+    The transient lasts _FITTED_AFTER times as long as the curve takes to fall below _DROP of its
+    start. A curve that is too short is not fitted.
 
     Args:
         steps: last step of each interval, shape (intervals,).
         by_seed: mean squared gradient norms, shape (intervals, seeds).
 
     Returns:
-        slope of log(grad_norm_sq) over log(step); floor and rate of the curve floor + rate/√T,
-        fitted by least squares of the relative deviations; last, the mean of the last interval. The
-        95 % intervals of slope and floor have the suffixes _low and _high.
+        start and last, the means of the first and of the last interval; fitted_from, the first step
+        of the fit; slope of log(grad_norm_sq) over log(step); floor and rate of the curve
+        floor + rate/√T, fitted by least squares of the relative deviations. The 95 % intervals of
+        slope and floor have the suffixes _low and _high. Without a fit, its values are NaN.
     """
-    late = steps >= _FITTED_FROM * steps[-1]
-    t = steps[late].astype(float)
+    mean = by_seed.mean(axis=1)
+    found = {"start": float(mean[0]), "last": float(mean[-1])}
+    dropped = mean <= _DROP * mean[0]
+    late = steps > _FITTED_AFTER * steps[dropped.argmax()] if dropped.any() else steps < 0
     slopes, floors, rates = [], [], []
-    for values in by_seed[late].T:
-        slopes.append(np.polyfit(np.log(t), np.log(values), 1)[0])
-        design = np.column_stack([np.ones_like(t), t**-0.5]) / values[:, None]
-        floor, rate = np.linalg.lstsq(design, np.ones_like(t), rcond=None)[0]
-        floors.append(floor)
-        rates.append(rate)
+    if late.sum() >= _FEWEST:
+        t = steps[late].astype(float)
+        for values in by_seed[late].T:
+            slopes.append(np.polyfit(np.log(t), np.log(values), 1)[0])
+            design = np.column_stack([np.ones_like(t), t**-0.5]) / values[:, None]
+            floor, rate = np.linalg.lstsq(design, np.ones_like(t), rcond=None)[0]
+            floors.append(floor)
+            rates.append(rate)
     return {
+        **found,
+        "fitted_from": float(steps[late][0]) if slopes else np.nan,
         **_interval("slope", slopes),
         **_interval("floor", floors),
-        "rate": float(np.mean(rates)),
-        "last": float(by_seed[-1].mean()),
+        "rate": float(np.mean(rates)) if rates else np.nan,
     }
 
 
+def _mean_until(horizon: int, noise: str, sigma: float, beta: float) -> dict[str, float]:
+    """Return the mean squared gradient norm over all steps of a horizon, and its interval."""
+    ends, by_seed = run(noise, sigma, beta, horizon, constant=True)
+    means = np.average(by_seed, axis=0, weights=np.diff(ends, prepend=0))
+    mean, half = map(float, t_interval(means))
+    return {"mean_grad_norm_sq": mean, "low": mean - half, "high": mean + half}
+
+
 def _interval(name: str, values: list[float]) -> dict[str, float]:
-    mean, half = map(float, t_interval(values))
+    mean, half = map(float, t_interval(values)) if values else (np.nan, np.nan)
     return {name: mean, f"{name}_low": mean - half, f"{name}_high": mean + half}
 
 

@@ -7,7 +7,6 @@ relative to its step in the same round.
 
 import ctypes
 import gc
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch import nn
 from experiments.optimizers.import_class import import_object
 from experiments.optimizers.state_bytes import state_bytes
 from experiments.plan.reading import load_profile
+from experiments.studies.machine import seconds, status_bytes
 
 RELATIVE_TO = "AdamW, fused"  # the reference of all ratios
 GROUP_SIZE = 4  # optimizers in memory at once, besides the reference
@@ -26,6 +26,8 @@ WARM_UP = 2  # number of untimed steps per optimizer
 LR = 1e-6  # learning rate; so small that all optimizers can step on the same parameters
 
 Params = list[tuple[str, nn.Parameter]]  # parameters with their names
+Shapes = dict[str, tuple[int, ...]]  # shapes of parameters, by name
+CPU = torch.device("cpu")
 
 
 class Formula:
@@ -109,7 +111,7 @@ OPTIMIZERS: dict[str, Callable[[Params], Any]] = {
 }
 
 
-def gpt2_shapes() -> dict[str, tuple[int, ...]]:
+def gpt2_shapes() -> Shapes:
     """Return the shapes of GPT-2 124M without biases: 75 tensors with 124.4 million elements."""
     layer = {
         "ln_1": (768,),
@@ -119,13 +121,39 @@ def gpt2_shapes() -> dict[str, tuple[int, ...]]:
         "mlp.i_proj": (4 * 768, 768),
         "mlp.o_proj": (768, 4 * 768),
     }
-    shapes: dict[str, tuple[int, ...]] = {"embed.weight": (50304, 768), "position": (1024, 768)}
+    shapes: Shapes = {"embed.weight": (50304, 768), "position": (1024, 768)}
     shapes |= {f"layers.{i}.{name}": shape for i in range(12) for name, shape in layer.items()}
     return shapes | {"ln_f": (768,)}
 
 
-def measure(shapes: dict[str, tuple[int, ...]], names: list[str], rounds: int) -> pd.DataFrame:
-    """Measure the time and memory of a step of each optimizer.
+def make_params(shapes: Shapes, device: torch.device) -> Params:
+    """Return parameters of the given shapes with gradients, both random, in fp32."""
+    generator = torch.Generator().manual_seed(0)
+    params: Params = []
+    for name, shape in shapes.items():
+        param = nn.Parameter(0.02 * torch.randn(shape, generator=generator).to(device))
+        param.grad = 1e-3 * torch.randn(shape, generator=generator).to(device)
+        params.append((name, param))
+    return params
+
+
+def time_rounds(optimizers: dict[str, Any], rounds: int, device: torch.device) -> pd.DataFrame:
+    """Time steps of optimizers in rounds; each takes one step a round, in a rotating order.
+
+    Returns:
+        Seconds, one row for each round and one column for each optimizer.
+    """
+    names = [*optimizers]
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds):
+        shift = number % len(names)
+        for name in names[shift:] + names[:shift]:
+            times[name].append(seconds(optimizers[name].step, device))
+    return pd.DataFrame(times)
+
+
+def measure(shapes: Shapes, names: list[str], rounds: int) -> pd.DataFrame:
+    """Measure the time and memory of a step of each optimizer, on the CPU.
 
     Args:
         shapes: shapes of the parameters, by name.
@@ -139,12 +167,7 @@ def measure(shapes: dict[str, tuple[int, ...]], names: list[str], rounds: int) -
         of a step in MB (1e6 bytes), and peak_extra_in_largest, the same in units of the largest
         parameter's size. NaN if the optimizer is not installed.
     """
-    generator = torch.Generator().manual_seed(0)
-    params: Params = []
-    for name, shape in shapes.items():
-        param = nn.Parameter(0.02 * torch.randn(shape, generator=generator))
-        param.grad = 1e-3 * torch.randn(shape, generator=generator)
-        params.append((name, param))
+    params = make_params(shapes, CPU)
     others = [name for name in names if name != RELATIVE_TO]
     rows = {}
     for start in range(0, max(1, len(others)), GROUP_SIZE):
@@ -163,7 +186,7 @@ def _measure_group(params: Params, names: list[str], rounds: int) -> dict[str, d
         except ImportError:
             rows[name] = {}
             continue
-        first, *_ = [_seconds(optimizer.step) for _ in range(WARM_UP)]
+        first, *_ = [seconds(optimizer.step, CPU) for _ in range(WARM_UP)]
         extra = _peak_extra_bytes(optimizer.step)
         optimizers[name] = optimizer
         rows[name] = {
@@ -172,12 +195,7 @@ def _measure_group(params: Params, names: list[str], rounds: int) -> dict[str, d
             "peak_extra_mb": extra / 1e6,
             "peak_extra_in_largest": extra / largest,
         }
-    times: dict[str, list[float]] = {name: [] for name in optimizers}
-    for number in range(rounds):
-        shift = number % len(optimizers)
-        for name in [*optimizers][shift:] + [*optimizers][:shift]:
-            times[name].append(_seconds(optimizers[name].step))
-    table = pd.DataFrame(times)
+    table = time_rounds(optimizers, rounds, CPU)
     ratios = table.div(table[RELATIVE_TO], axis=0)
     for name in optimizers:
         rows[name] |= {
@@ -191,12 +209,6 @@ def _measure_group(params: Params, names: list[str], rounds: int) -> dict[str, d
     return rows
 
 
-def _seconds(step: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
-
-
 def _peak_extra_bytes(step: Callable[[], Any]) -> float:
     """Return the extra resident memory at the peak of a step, in bytes; NaN if it is unknown.
 
@@ -207,13 +219,6 @@ def _peak_extra_bytes(step: Callable[[], Any]) -> float:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # reset VmHWM, the peak
     except OSError:
         return float("nan")
-    before = _status_bytes("VmRSS")
+    before = status_bytes("VmRSS")
     step()
-    return max(0, _status_bytes("VmHWM") - before)
-
-
-def _status_bytes(field: str) -> int:
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {field}")
+    return max(0, status_bytes("VmHWM") - before)

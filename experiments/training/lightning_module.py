@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
 
 from experiments.corpus.batches import TokenBatches
 from experiments.models.build import build_model
@@ -32,10 +31,11 @@ from experiments.training.checkpoint import (
     rng_states,
 )
 from experiments.training.learning_rate import lr_factor
-from experiments.training.measuring import ParameterCopy, PeakMemory, synchronized_time
+from experiments.training.measuring.step import ParameterCopy, PeakMemory, synchronized_time
 from experiments.training.parallel import Parallel
 from experiments.training.sharding import full_tensor, shard
 from experiments.training.strategies import ShardedStrategy
+from experiments.training.validation import Batch, Validation
 
 
 class LanguageModelRun(L.LightningModule):
@@ -58,7 +58,6 @@ class LanguageModelRun(L.LightningModule):
         torch.manual_seed(spec.seed)  # the same initial weights for every optimizer and process
         self.model = build_model(spec.model)
         self.last_row: dict[str, float] = {}
-        self._val_losses: list[tuple[float, int]] = []
         self._peak = PeakMemory()
         self._peak_bytes = 0
         self._rng: dict[str, Tensor] = {}
@@ -86,19 +85,16 @@ class LanguageModelRun(L.LightningModule):
         """Return the step numbers; `training_step` looks up the batch."""
         return range(self.spec.training.steps)
 
-    def val_dataloader(self) -> DataLoader:
-        """Return this process's part of the fixed validation windows, already in batches.
+    def val_dataloader(self) -> Validation:
+        """Return this process's validation batches; after the last step they are more."""
+        self._validation = Validation(
+            self.batches, self.spec.training, self.parallel, self.global_rank, self._is_last_step
+        )
+        return self._validation
 
-        Every process gets the same number of batches, because the processes compute together.
-        Padding repeats the last batch, and is not counted.
-        """
-        settings, parts = self.spec.training, self.parallel.data_parallel
-        size = self.parallel.micro_batch_size(settings)
-        batches = self.batches.validation(settings.val_sequences, size)
-        counted = [(*batch, True) for batch in batches]
-        counted += [(*batches[-1], False)] * (-len(batches) % parts)
-        rank = self.global_rank // self.parallel.tensor_parallel  # index of the part
-        return DataLoader(counted[rank::parts], batch_size=None)
+    def _is_last_step(self) -> bool:
+        """Return whether all steps are taken, with finite losses."""
+        return self.global_step == self.spec.training.steps and not self.trainer.should_stop
 
     def on_train_start(self) -> None:
         """Restore the random-number generators of a checkpoint; drop metrics of later steps."""
@@ -201,7 +197,7 @@ class LanguageModelRun(L.LightningModule):
                 loss = loss / len(micro_batches)
                 self.manual_backward(loss)
             total += loss.item()
-        return self._mean(total)
+        return self._mean(torch.tensor(total, dtype=torch.float64)).item()
 
     def _exchange_gradients(self, is_last: bool) -> AbstractContextManager:
         """Return a context in which DDP reduces gradients only after the last micro-batch."""
@@ -209,12 +205,11 @@ class LanguageModelRun(L.LightningModule):
         is_ddp = isinstance(wrapper, DistributedDataParallel)
         return wrapper.no_sync() if is_ddp and not is_last else nullcontext()
 
-    def _mean(self, value: float) -> float:
+    def _mean(self, values: Tensor) -> Tensor:
         """Return the mean over all processes."""
         if self.parallel.processes == 1:
-            return value
-        tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
-        return self.trainer.strategy.reduce(tensor, reduce_op="mean").item()
+            return values
+        return self.trainer.strategy.reduce(values.to(self.device), reduce_op="mean").cpu()
 
     def on_validation_start(self) -> None:
         """Switch the optimizer to evaluation, which may change the model's weights."""
@@ -224,20 +219,15 @@ class LanguageModelRun(L.LightningModule):
         """Switch the optimizer back to training, after the checkpoint was saved."""
         switch_mode(self.optimizer, train=True)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor, bool], batch_idx: int) -> None:
-        """Keep the loss of one batch of validation windows."""
-        inputs, targets, counts = batch
-        loss = self.model(inputs, targets).item()
-        if counts:
-            self._val_losses.append((loss, len(inputs)))
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count the loss of one batch of validation windows."""
+        self._validation.add(batch, self.model(batch.inputs, batch.targets).item())
 
     def on_validation_epoch_end(self) -> None:
-        """Log this step's row with the mean loss over all validation windows."""
-        windows = self._mean(sum(size for _, size in self._val_losses))
-        val_loss = self._mean(sum(loss * size for loss, size in self._val_losses)) / windows
-        self._val_losses.clear()
+        """Log this step's row with the mean losses over all validation windows."""
+        losses = self._validation.take_losses(self._mean)
         if not self.trainer.should_stop:
-            self._log_row(self.last_row | {"val_loss": val_loss})
+            self._log_row(self.last_row | losses)
 
     def on_fit_end(self) -> None:
         """Record the largest peak memory over all processes, in bytes."""

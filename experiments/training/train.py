@@ -20,6 +20,7 @@ from experiments.runs.summary import Summary, training_summary
 from experiments.training.callbacks import ProgressLine, SaveLast, SaveOnSignal, TensorBoard
 from experiments.training.checkpoint_file import set_aside_if_damaged
 from experiments.training.lightning_module import LanguageModelRun
+from experiments.training.measuring.effective_steps import effective_steps
 from experiments.training.parallel import ALONE, Parallel
 from experiments.training.strategies import environment, trainer_arguments
 
@@ -70,7 +71,11 @@ def train(
     # Another process may still train the run, if its launcher was killed or if its job was
     # cancelled but has not ended. Wait for it.
     with locked(files.lock) if is_first else nullcontext():
-        callbacks: list[L.Callback] = [SaveLast(files.checkpoint)]
+        callbacks: list[L.Callback] = []
+        if spec.training.log_effective_steps and is_first:
+            # Before the callbacks that save a checkpoint, which holds its state.
+            callbacks += effective_steps(spec, files.path, parallel)
+        callbacks.append(SaveLast(files.checkpoint))
         if is_first:
             with atomic(files.spec) as path:
                 path.write_text(

@@ -97,7 +97,12 @@ def write_run(
         "steps": int(frame["step"].iloc[-1]),
         "tokens": int(frame["tokens"].iloc[-1]),
         "final_val_loss": None if diverged_at else final,
+        "final_val_error": None if diverged_at else 0.02,
         "best_val_loss": final,
+        "last_val_loss": None if diverged_at else final,
+        "spikes": int(bool(diverged_at)),
+        "largest_spike": None if diverged_at else 0.0,
+        "rise": None if diverged_at else 0.0,
         "parameters": PARAMETERS,
         "state_bytes": int(PARAMETERS * STATE[row["optimizer"]]),
         "peak_memory_bytes": 2**29,
@@ -110,15 +115,16 @@ def write_run(
 
 
 def write_plan(results: Path, rows: list[dict[str, object]]) -> Path:
-    """Write a plan and return its path."""
+    """Write a plan with its settings, and return its path."""
     path = results / "mine" / "plans" / "plan.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows).to_csv(path, index=False)
+    path.with_suffix(".yaml").write_text("dataset: tiny\n", encoding="utf-8")
     return path
 
 
 def write_studies(results: Path) -> None:
-    """Write a memory.csv of two models and the files of a convergence study of two noise levels."""
+    """Write the files of the studies: two models, two noise levels, and the costs of a step."""
     results.mkdir(parents=True, exist_ok=True)
     mib = {"adamw": 976.4, "powerstep": 488.2, "powerstep-int8": 125.9}
     per_parameter = {"adamw": 8.0, "powerstep": 4.0, "powerstep-int8": 1.03125}
@@ -150,16 +156,21 @@ def write_studies(results: Path) -> None:
             "beta": beta,
             "gamma": 0.9,
             "steps": 1000,
-            "seeds": 8,
-            "slope": -0.5,
-            "slope_low": -0.6,
-            "slope_high": -0.4,
-            "floor": 0.0,
-            "floor_low": 0.0,
-            "floor_high": 0.01,
+            "seeds": 8 if sigma else 1,
+            "predicted_floor": 0.04 * sigma**2 if noise == "skewed" else 0.0,
+            "start": 0.9,
+            "last": 0.1 if sigma else 1e-6,
+            "fitted_from": 100.0,
+            "slope": -0.4,
+            "slope_low": -0.5 if sigma else np.nan,
+            "slope_high": -0.3 if sigma else np.nan,
+            "floor": 0.04 * sigma**2,
+            "floor_low": 0.03 * sigma**2 if sigma else np.nan,
+            "floor_high": 0.05 * sigma**2 if sigma else np.nan,
+            "rate": 1.0,
         }
         for noise in ("symmetric", "skewed")
-        for sigma in (0.0, 1.0)
+        for sigma in (0.0, 0.1, 0.3)
         for beta in (0.0, 0.1)
     )
     fits.to_csv(results / "convergence_fits.csv", index=False)
@@ -170,3 +181,25 @@ def write_studies(results: Path) -> None:
     curves.assign(grad_norm_sq=norm, min_grad_norm_sq=norm, low=norm * 0.9, high=norm * 1.1).to_csv(
         results / "convergence.csv", index=False
     )
+    times = pd.DataFrame({"optimizer": ["AdamW, fused", "PowerStep fp32"], "step_ms": [60.0, 66.0]})
+    times = times.assign(parameters=124_000_000, device="cpu", threads=2, rounds=15, gflops=66.0)
+    for name, values in {
+        "ratio": (1.0, 1.1),
+        "ns_per_parameter": (0.48, 0.53),
+        "extra_ns_per_parameter": (0.0, 0.05),
+    }.items():
+        for suffix, factor in {"": 1.0, "_low": 0.9, "_high": 1.2}.items():
+            times[name + suffix] = [values[0], values[1] * factor]
+    times.to_csv(results / "step_cost.csv", index=False)
+    peaks = pd.DataFrame({"optimizer": per_parameter.keys(), "peak_bytes": [2.5e9, 2.1e9, 1.7e9]})
+    peaks["label"] = peaks["optimizer"].map(LABELS)
+    peaks["state_bytes"] = [1.0e9, 5.0e8, 1.25e8]
+    peaks.assign(
+        model="gpt2-small",
+        parameters=125_000_000,
+        device="cpu",
+        batch_size=1,
+        context=128,
+        weights_and_gradients_bytes=1e9,
+        first_step_extra_bytes=2e6,
+    ).to_csv(results / "peak_memory.csv", index=False)

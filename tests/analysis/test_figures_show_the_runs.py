@@ -21,7 +21,7 @@ from analysis.figures.point_labels import Point, label_points
 from analysis.figures.studies import transform
 from analysis.figures.write import write_figure
 from analysis.frames import read_plan, read_results
-from analysis.paper import load_paper
+from analysis.papers.numbers import load_paper
 from experiments.plan.reading import load_profile
 from tests.analysis.conftest import LABELS, STATE, planned, write_plan, write_run, write_studies
 

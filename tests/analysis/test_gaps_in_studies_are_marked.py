@@ -6,8 +6,9 @@ import pytest
 from matplotlib import pyplot as plt
 
 from analysis.catalogue import figures, tables
-from analysis.claims.claims import claim_3
-from analysis.claims.studies import claim_2, claim_10
+from analysis.claims.claims import judge_all
+from analysis.claims.definitions import load_claims
+from analysis.claims.rules.counted import state_ratio, table_1
 from analysis.claims.verdicts import INCONCLUSIVE, NOT_SUPPORTED, NOT_TESTED, SUPPORTED
 from analysis.claims.write import write_claims
 from analysis.figures.studies import state_memory
@@ -69,14 +70,15 @@ def test_everything_is_made_with_gaps_in_the_counts(results, results_folder, mem
     settings = folder / "plans" / "plan.yaml"
     settings.write_text("dataset: tiny\n")
     plan = read_plan(settings.with_suffix(".csv"))
-    write_claims(found, folder)
+    judged = judge_all(found, ["powerstep"])
+    write_claims(found, judged, folder)
     assert "nan" not in (folder / "claims.md").read_text().lower().split()
     for table in tables(plan).values():
         write_table(table, found, folder / "tables")
         assert "nan" not in (folder / "tables" / f"{table.name}.md").read_text().lower()
     for figure in figures(plan).values():
         write_figure(figure, found, folder / "figures")
-    write_report(plan, found, folder, settings)
+    write_report(plan, found, judged, folder, settings)
     assert (folder / "report.html").exists()
 
 
@@ -117,7 +119,7 @@ def doubled(memory):
     ],
 )
 def test_a_ratio_that_is_not_known_is_not_refuted(results, memory, verdict, measured):
-    finding = next(claim_2(results(memory)))
+    (finding,) = state_ratio(results(memory), load_claims("powerstep")["2"].parts[0])
     assert finding.verdict == verdict
     assert measured in finding.measured
 
@@ -130,18 +132,7 @@ def test_a_ratio_that_is_not_known_is_not_refuted(results, memory, verdict, meas
     ],
 )
 def test_table_1_is_not_met_by_what_was_not_counted(results, optimizers, verdict):
-    *_, finding = claim_3(results(uncounted(*optimizers)))
-    assert "table 1" in finding.part
+    part = load_claims("powerstep")["2"].parts[2]
+    (finding,) = table_1(results(uncounted(*optimizers)), part)
+    assert "table 1" in part.part
     assert finding.verdict == verdict
-
-
-def test_a_fit_that_is_missing_leaves_its_noise_untested(results):
-    def change(fits):
-        fits.loc[fits["noise"] == "skewed", "floor_low"] = np.nan
-        return fits
-
-    findings = list(claim_10(results(fits=change)))
-    assert [finding.verdict for finding in findings if "skewed" in finding.part] == [NOT_TESTED]
-    assert {f.verdict for f in findings if "symmetric" in f.part} == {SUPPORTED}
-    (finding,) = claim_10(results(fits=lambda fits: fits.head(0)))
-    assert finding.verdict == NOT_TESTED

@@ -9,7 +9,7 @@ import pytest
 
 from analysis.__main__ import main
 from analysis.catalogue import figures, tables
-from analysis.claims.claims import find
+from analysis.claims.claims import judge
 from analysis.frames import read_plan, read_results, read_table
 from analysis.tables.cost import time_to_target
 from analysis.tables.final_losses import loss_by_optimizer, loss_by_value
@@ -202,7 +202,7 @@ def test_an_argument_that_is_no_number_is_part_of_no_claim(results_folder):
         for value in ("0.1", "True", "$model.width")
     ]
     plan = read_plan(written(results_folder, rows))
-    assert find(read_results(plan, results_folder))
+    assert judge(read_results(plan, results_folder))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Intervals and paired tests over seeds are those of Student's t."""
+"""Intervals and tests over seeds are those of Student's t."""
 
 import math
 
@@ -7,11 +7,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.statistics import MARGIN, compare, estimate
+from analysis.estimates.statistics import estimate, mean_of
 from experiments.intervals import t_interval
-
-A = pd.Series({0: 3.10, 1: 3.25, 2: 3.16})
-B = pd.Series({2: 3.15, 0: 3.09, 1: 3.23})
 
 
 def test_the_interval_is_students():
@@ -36,35 +33,33 @@ def test_the_interval_is_taken_along_the_axis_of_the_seeds():
 
 def test_one_seed_has_no_interval():
     assert str(estimate(pd.Series([3.0]))) == "3.000"
-    comparison = compare(A[:1], B)
-    assert comparison.difference.n == 1
-    assert math.isnan(comparison.p_equivalent)
+    assert math.isnan(mean_of([3.0]).error)
 
 
-def test_differences_are_taken_seed_by_seed():
-    difference = compare(A, B).difference
-    assert difference.mean == pytest.approx((0.01 + 0.02 + 0.01) / 3)
-    # The standard deviation of 0.01, 0.02 and 0.01, by hand.
-    assert difference.half_width == pytest.approx(4.302653 * 0.0057735 / 3**0.5, rel=1e-5)
+def test_values_that_are_all_equal_have_no_error_and_so_no_test():
+    same = mean_of([0.027, 0.027, 0.027])
+    assert math.isnan(same.error)
+    assert not same.p_below(0.028) < 0.05
 
 
-def test_seeds_that_only_one_of_them_has_do_not_count():
-    assert compare(A, B.drop(1)).difference.n == 2
-    assert compare(A, pd.Series({7: 1.0})) is None
+def test_tests_against_a_margin_are_one_sided_t_tests():
+    differences = np.array([0.01, 0.02, 0.012])
+    mean = mean_of(differences)
+    for margin in (0.0, 0.028, -0.028):
+        below = stats.ttest_1samp(differences, margin, alternative="less").pvalue
+        assert mean.p_below(margin) == pytest.approx(below)
+        assert mean.p_above(margin) == pytest.approx(1 - below)
 
 
-def test_the_tests_are_paired_t_tests_against_the_margin():
-    b = B.sort_index()
-    comparison = compare(A, B)
-    assert comparison.p_lower == pytest.approx(stats.ttest_rel(A, b, alternative="less").pvalue)
-    above = stats.ttest_rel(A, b + MARGIN, alternative="less").pvalue
-    below = stats.ttest_rel(A, b - MARGIN, alternative="greater").pvalue
-    assert comparison.p_not_above == pytest.approx(above)
-    assert comparison.p_not_below == pytest.approx(below)
-    assert comparison.p_equivalent == pytest.approx(max(above, below))
+def test_the_interval_is_that_of_the_two_one_sided_tests():
+    mean = mean_of([0.01, 0.02, 0.012, 0.009])
+    low, high = mean.interval(0.9)
+    assert (mean.p_above(low), mean.p_below(high)) == pytest.approx((0.05, 0.05))
 
 
-def test_the_t_statistic_is_its_formula():
-    mean, spread = 0.04 / 3, 0.0057735
-    t = (mean - MARGIN) / (spread / 3**0.5)
-    assert compare(A, B).p_not_above == pytest.approx(stats.t.cdf(t, 2), rel=1e-4)
+def test_a_sum_of_estimates_has_the_degrees_of_freedom_of_welch():
+    a, b = np.array([3.1, 3.25, 3.16]), np.array([2.9, 3.4, 3.1, 2.7, 3.3])
+    difference = mean_of(a).plus(mean_of(b).scaled(-1))
+    welch = stats.ttest_ind(a, b, equal_var=False, alternative="less")
+    assert difference.df == pytest.approx(welch.df)
+    assert difference.p_below(0) == pytest.approx(welch.pvalue)

@@ -9,7 +9,7 @@ import pytest
 
 from analysis.__main__ import main
 from analysis.catalogue import figures, tables
-from analysis.paper import load_paper
+from analysis.claims.definitions import load_claims
 from tests.analysis.conftest import planned, write_plan, write_run, write_studies
 
 ROWS = [
@@ -69,9 +69,9 @@ def test_its_verdicts_come_first_and_there_is_one_for_each_claim(page):
     places = [text.index(f'id="{name}"') for name in ("verdicts", "figures", "tables", "runs")]
     assert places == sorted(places)
     top = text[places[0] : places[1]]
-    for number, claim in load_paper()["claims"].items():
-        assert f'href="#claim-{number}"' in top
-        assert claim["statement"].replace("'", "&#39;") in top
+    for number, claim in load_claims("powerstep").items():
+        assert f'href="#powerstep-{number}"' in top
+        assert claim.statement.replace("'", "&#39;") in top
 
 
 def test_every_figure_and_table_of_the_catalogue_stands_in_it(page):
@@ -113,10 +113,10 @@ def test_a_click_on_a_heading_sorts_the_runs_by_it(page, tmp_path, clicks, desce
 @NEEDS_CHROMIUM
 def test_the_page_is_no_wider_than_its_window_and_opens_the_claim_it_is_asked_for(page, tmp_path):
     script = (
-        "location.hash = '#claim-3';"
+        "location.hash = '#powerstep-3';"
         "addEventListener('hashchange', () => document.title = ["
         "document.documentElement.scrollWidth <= innerWidth,"
         "[...document.images].every(image => image.naturalWidth > 0),"
-        "document.getElementById('claim-3').open]);"
+        "document.getElementById('powerstep-3').open]);"
     )
     assert "<title>true,true,true</title>" in in_chromium(page, tmp_path, script)

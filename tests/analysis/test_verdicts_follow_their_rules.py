@@ -1,314 +1,402 @@
-"""Verdicts follow from the raw metrics by the stated rules."""
+"""Each rule gives the known answer for made-up runs, in both directions and at its limits."""
 
 import math
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import special
+from scipy import stats
 
-from analysis.claims.claims import find
+from analysis.claims.definitions import Question, load_claims
+from analysis.claims.rules import own_rates, pairs, stability
 from analysis.claims.verdicts import (
-    ABOVE,
-    EQUIVALENT,
     INCONCLUSIVE,
-    LOWER,
-    NOT_ABOVE,
     NOT_SUPPORTED,
     NOT_TESTED,
     SUPPORTED,
-    VERDICTS,
-    Finding,
-    judge,
-    overall,
 )
-from analysis.claims.write import claims_frame, write_claims
-from analysis.frames import Results, read_plan, read_results
-from analysis.paper import load_paper
-from tests.analysis.conftest import planned, write_plan, write_run, write_studies
+from tests.analysis.made_up import RATES, lengths, results, run, sweep
+
+A, B = {"optimizer": "powerstep"}, {"optimizer": "adamw"}
+PARTS = {part.part: part for claim in load_claims("powerstep").values() for part in claim.parts}
 
 
-@pytest.fixture
-def results(results_folder):
-    """Return a function that writes rows of a plan with their final losses, and reads them."""
-    write_studies(results_folder)
-
-    def make(finals: list[tuple[dict, float]]) -> Results:
-        for row, final in finals:
-            if final is not None:
-                at = 37 if math.isinf(final) else None
-                write_run(results_folder, row, 3.0 if at else final, at)
-        plan = read_plan(write_plan(results_folder, [row for row, _ in finals]))
-        return read_results(plan, results_folder)
-
-    return make
+def question(rule, **fields):
+    return Question(**{"rule": rule, "a": A, "b": [B]} | fields)
 
 
-def comparison(adamw, powerstep):
-    """Return a comparison of AdamW and PowerStep by their final losses."""
+def finding(rule, asked, rows, losses_of=None):
+    (found,) = rule(results(rows, losses_of), asked)
+    return found
+
+
+def both(of_a, of_b=3.0, **columns):
     return [
-        (planned(optimizer, seed), final)
-        for optimizer, finals in (("adamw", adamw), ("powerstep", powerstep))
-        for seed, final in enumerate(finals)
+        *lengths(**columns),
+        *sweep("powerstep", of_a, **columns),
+        *sweep("adamw", of_b, **columns),
     ]
 
 
-def finding_of(results, claim, part, protocol=""):
-    return next(
-        finding
-        for finding in find(results)
-        if finding.claim == claim and part in finding.part and protocol in finding.protocol
-    )
-
-
-def last_val_losses(results_folder, rows):
-    """Read final losses from the runs' metrics without any function of the analysis."""
-    frames = [
-        pd.read_parquet(results_folder / "runs" / row["run"] / "metrics.parquet") for row in rows
-    ]
-    return np.array([frame["val_loss"].dropna().iloc[-1] for frame in frames])
-
-
-def student(t, degrees):
-    """Return the distribution function of Student's t, from the incomplete beta function."""
-    tail = special.betainc(degrees / 2, 0.5, degrees / (degrees + t * t)) / 2
-    return tail if t < 0 else 1 - tail
+RATIO = question("token_ratio", margin=0.9)
 
 
 @pytest.mark.parametrize(
     ("powerstep", "verdict"),
-    [
-        ([3.000, 3.205, 3.098], SUPPORTED),
-        ([3.100, 3.305, 3.198], NOT_SUPPORTED),
-        ([3.000, 3.250, 3.050], INCONCLUSIVE),
-    ],
+    [(2.0, SUPPORTED), (3.0, SUPPORTED), (3.0126, INCONCLUSIVE), (3.1, NOT_SUPPORTED)],
 )
-def test_claim_1_recomputed_by_hand_from_raw_metrics(results, results_folder, powerstep, verdict):
-    rows = comparison([3.0, 3.2, 3.1], powerstep)
-    found = finding_of(results(rows), 1, "final loss", "shared lr")
-    of = {
-        name: last_val_losses(results_folder, [row for row, _ in rows if row["optimizer"] == name])
-        for name in ("adamw", "powerstep")
-    }
-    difference = of["powerstep"] - of["adamw"]
-    t = (difference.mean() - 0.028) / (difference.std(ddof=1) / math.sqrt(3))
-    p_value = student(t, 2)
-    assert found.value == pytest.approx(difference.mean())
-    assert found.p_value == pytest.approx(p_value)
-    by_hand = INCONCLUSIVE
-    if p_value < 0.05:
-        by_hand = SUPPORTED
-    elif 1 - p_value < 0.05:
-        by_hand = NOT_SUPPORTED
-    assert found.verdict == by_hand == verdict
-    assert found.n == 3
-
-
-@pytest.mark.parametrize(
-    ("finals", "verdict"),
-    [
-        ([3.001, 3.202, 3.099], SUPPORTED),
-        ([2.900, 3.101, 3.002], NOT_SUPPORTED),
-        ([3.020, 3.190, 3.130], INCONCLUSIVE),
-    ],
-)
-def test_claim_5_recomputed_by_hand_from_raw_metrics(results, results_folder, finals, verdict):
-    rows = [
-        (
-            planned("powerstep", seed, experiment="sensitivity", argument="gamma", value=value),
-            final,
-        )
-        for value, losses in (("0.9", [3.0, 3.2, 3.1]), ("0.95", finals))
-        for seed, final in enumerate(losses)
-    ]
-    found = finding_of(results(rows), 5, "γ = 0.95")
-    of = {
-        value: last_val_losses(results_folder, [row for row, _ in rows if row["value"] == value])
-        for value in ("0.9", "0.95")
-    }
-    difference = of["0.95"] - of["0.9"]
-    error = difference.std(ddof=1) / math.sqrt(3)
-    not_above = student((difference.mean() - 0.028) / error, 2)
-    not_below = 1 - student((difference.mean() + 0.028) / error, 2)
-    by_hand = INCONCLUSIVE
-    if max(not_above, not_below) < 0.05:
-        by_hand = SUPPORTED
-    elif min(1 - not_above, 1 - not_below) < 0.05:
-        by_hand = NOT_SUPPORTED
-    assert found.p_value == pytest.approx(max(not_above, not_below))
-    assert found.verdict == by_hand == verdict
-
-
-def test_each_optimizer_is_judged_at_its_own_best_rate(results):
-    rows = [
-        (planned(optimizer, seed, experiment="learning_rate", lr=lr), final + 0.001 * seed**2)
-        for optimizer, finals in {
-            "adamw": {3e-4: 3.5, 1e-3: 3.0, 3e-3: 2.5, 1e-2: 2.8},
-            "powerstep": {3e-4: 3.4, 1e-3: 2.9, 3e-3: 3.1, 1e-2: 3.3},
-        }.items()
-        for lr, final in finals.items()
-        for seed in range(3)
-    ]
-    found = finding_of(results(rows), 1, "final loss", "own best")
-    assert found.value == pytest.approx(2.9 - 2.5)
-    assert found.verdict == NOT_SUPPORTED
-    assert found.protocol == "own best lr: PowerStep 0.001, AdamW 0.003"
-
-
-@pytest.mark.parametrize(
-    ("rule", "a_diverged", "b_diverged"),
-    [
-        (NOT_ABOVE, NOT_SUPPORTED, SUPPORTED),
-        (ABOVE, SUPPORTED, NOT_SUPPORTED),
-        (EQUIVALENT, NOT_SUPPORTED, NOT_SUPPORTED),
-        (LOWER, NOT_SUPPORTED, SUPPORTED),
-    ],
-)
-def test_a_divergence_counts_as_an_infinite_loss(rule, a_diverged, b_diverged):
-    finding = Finding(1, "a part")
-    ended, diverged = pd.Series([3.0, 3.1, 3.2]), pd.Series([3.0, math.inf, 3.2])
-    assert judge(finding, rule, diverged, ended).verdict == a_diverged
-    assert judge(finding, rule, ended, diverged).verdict == b_diverged
-    assert judge(finding, rule, diverged, diverged).verdict == INCONCLUSIVE
-
-
-@pytest.mark.parametrize(
-    ("best", "verdict"),
-    [
-        ({"adamw": 3e-3, "powerstep": 3e-3}, NOT_SUPPORTED),
-        (
-            {"adamw": 1e-2, "powerstep": 3e-3},
-            NOT_SUPPORTED,
-        ),  # a better rate of AdamW would only increase the gap
-        (
-            {"adamw": 3e-3, "powerstep": 1e-2},
-            INCONCLUSIVE,
-        ),  # a better rate of PowerStep could close the gap
-    ],
-)
-def test_what_lies_beyond_the_edge_of_a_sweep_stays_open(results, best, verdict):
-    made = results(
-        [
-            (
-                planned(optimizer, seed, experiment="learning_rate", lr=lr),
-                level + seed / 100 + (lr != best[optimizer]),
-            )
-            for optimizer, level in (("adamw", 3.0), ("powerstep", 3.2))
-            for lr in (1e-3, 3e-3, 1e-2)
-            for seed in range(3)
-        ]
+def test_a_token_ratio_is_supported_above_its_margin(powerstep, verdict):
+    # -0.12·ln 0.9 = 0.0126 nats are 10 % of the tokens.
+    found = finding(own_rates.token_ratio, RATIO, both(powerstep))
+    assert found.verdict == verdict
+    assert found.value == pytest.approx(math.exp(-(powerstep - 3.0) / 0.12), rel=0.08)
+    assert found.low < found.value < found.high
+    assert found.p_value == (
+        found.p_supported
+        if verdict == SUPPORTED
+        else pytest.approx(min(found.p_supported, found.p_refuted))
     )
-    finding = finding_of(made, 1, "final loss is not above", "own best lr")
-    assert finding.value == pytest.approx(0.2)
-    assert finding.verdict == verdict
 
 
-def test_the_large_models_are_compared_with_int8_state(results):
-    made = results(
-        [
-            (planned(optimizer, seed, experiment="large_scale", model="qwen3-nano"), final + noise)
-            for optimizer, final in (("adamw", 3.0), ("powerstep-int8", 3.1))
-            for seed, noise in enumerate((0.0, 0.01, -0.01))
-        ]
+def test_the_token_ratio_is_recomputed_by_hand():
+    rows = both(3.02)
+    found = finding(own_rates.token_ratio, RATIO, rows)
+    frame = pd.DataFrame(rows)
+
+    def lowest(cell):
+        octaves = np.log2(cell["lr"] / 4e-3)
+        slope2, slope1, level = np.polyfit(octaves, cell["final_val_loss"], 2)
+        return level - slope1**2 / (4 * slope2)
+
+    base = frame[frame["argument"] == ""]
+    gap = lowest(base[base["optimizer"] == "powerstep"]) - lowest(
+        base[base["optimizer"] == "adamw"]
     )
-    finding = finding_of(made, 1, "with int8 state")
-    assert finding.value == pytest.approx(0.1)
-    assert finding.verdict == NOT_SUPPORTED
-    assert finding.scale.startswith("qwen3-nano")
+    varied = pd.concat(
+        [frame[frame["argument"] == "training.steps"], base[base["optimizer"] == "adamw"]]
+    )
+    losses = {steps: lowest(cell) for steps, cell in varied.groupby("planned_steps")}
+    slope = -np.polyfit(np.log(list(losses)), list(losses.values()), 1)[0]
+    assert found.value == pytest.approx(math.exp(-gap / slope), rel=1e-6)
 
 
-def test_missing_seeds_are_said_and_not_averaged_over(results):
-    found = finding_of(results(comparison([3.0, 3.2, 3.1], [3.0, 3.2, None])), 1, "final", "shared")
-    assert "1 missing" in found.measured
-    assert found.n == 2
+def test_an_equal_ratio_is_refuted_on_either_side():
+    asked = question("token_ratio", margin=0.9, options={"both_sides": True})
+    verdicts = [finding(own_rates.token_ratio, asked, both(a)).verdict for a in (2.9, 3.0, 3.1)]
+    assert verdicts == [NOT_SUPPORTED, SUPPORTED, NOT_SUPPORTED]
 
 
-def test_one_seed_decides_nothing(results):
-    found = finding_of(results(comparison([3.0], [2.0])), 1, "final", "shared")
+def test_without_the_slope_over_tokens_there_is_no_ratio():
+    rows = [*sweep("powerstep", 2.0), *sweep("adamw", 3.0)]
+    found = finding(own_rates.token_ratio, RATIO, rows)
     assert found.verdict == INCONCLUSIVE
-    assert "no test with one seed" in found.measured
+    assert "-1.00" in found.measured
+    assert "dL/d ln(tokens) unknown" in found.measured
 
 
-def test_a_profile_without_runs_of_a_claim_leaves_it_untested(results):
-    verdicts = {}
-    for finding in find(results(comparison([3.0], [3.0]))):
-        verdicts.setdefault(finding.claim, []).append(finding)
-    for claim in (4, 5, 6, 7, 8, 11):
-        assert overall(verdicts[claim]) == NOT_TESTED
+@pytest.mark.parametrize("rule", ["token_ratio", "gap_above", "curvature"])
+def test_losses_of_models_that_have_not_learned_decide_nothing(rule):
+    asked = question(rule, margin=0.9 if rule == "token_ratio" else 1.5)
+    learned, not_learned = (
+        finding(getattr(own_rates, rule), asked, both(3.0, unigram_loss=u, bigram_loss=b))
+        for u, b in ((6.0, 4.0), (3.4, 2.0))
+    )
+    assert learned.verdict != NOT_TESTED
+    assert not_learned.verdict == NOT_TESTED
+    # 3.4 - 0.75·1.4: three quarters of the way.
+    assert "2.350" in not_learned.measured
+
+
+def test_losses_without_known_levels_decide_nothing():
+    found = finding(own_rates.token_ratio, RATIO, both(3.0, unigram_loss=math.nan))
+    assert found.verdict == NOT_TESTED
+
+
+def test_one_side_that_has_learned_is_enough():
+    rows = [*lengths(), *sweep("powerstep", 5.5), *sweep("adamw", 3.0)]
+    assert finding(own_rates.token_ratio, RATIO, rows).verdict == NOT_SUPPORTED
+
+
+def test_two_seeds_and_an_optimum_at_the_edge_decide_nothing():
+    two = [*lengths(), *sweep("powerstep", 2.0, seeds=2), *sweep("adamw", 3.0)]
+    found = finding(own_rates.token_ratio, RATIO, two)
+    assert (found.verdict, found.n) == (INCONCLUSIVE, 2)
+    edge = [*lengths(), *sweep("powerstep", 2.0, best=RATES[-1]), *sweep("adamw", 3.0)]
+    found = finding(own_rates.token_ratio, RATIO, edge)
+    assert found.verdict == INCONCLUSIVE
+    assert "not inside the sweep: Powerstep" in found.measured
+
+
+def test_runs_without_any_variance_decide_nothing():
+    rows = [*lengths(), *sweep("powerstep", 2.9, noise=0.0), *sweep("adamw", 3.0, noise=0.0)]
+    assert (
+        finding(own_rates.gap_above, question("gap_above", margin=0.1), rows).verdict
+        == INCONCLUSIVE
+    )
+
+
+def test_an_optimizer_that_never_learns_does_not_mirror_adamw():
+    flat = [run("powerstep", 8.318, seed, lr) for lr in RATES for seed in range(3)]
+    asked = question("curvature", margin=1.5)
+    assert (
+        finding(own_rates.curvature, asked, [*flat, *sweep("adamw", 3.0)]).verdict == INCONCLUSIVE
+    )
+    diverged = [run("powerstep", math.inf, seed, lr) for lr in RATES for seed in range(3)]
+    found = finding(own_rates.curvature, asked, [*diverged, *sweep("adamw", 3.0)])
+    assert found.verdict == INCONCLUSIVE
+    assert "no optimum" in found.measured
 
 
 @pytest.mark.parametrize(
-    ("finals", "verdict"),
-    [
-        ([math.inf, 5.0], SUPPORTED),
-        ([5.0, 3.1], INCONCLUSIVE),
-        ([3.0, 3.1], NOT_SUPPORTED),
-        ([5.0, None], INCONCLUSIVE),
-    ],
+    ("curvature", "verdict"), [(0.05, SUPPORTED), (0.2, NOT_SUPPORTED), (0.0125, NOT_SUPPORTED)]
 )
-def test_a_collapse_is_a_divergence_or_a_loss_far_above_adamws(results, finals, verdict):
+def test_the_width_of_the_good_rates_is_compared(curvature, verdict):
+    rows = [*sweep("powerstep", 3.2, curvature=curvature, best=2e-3), *sweep("adamw", 3.0)]
+    found = finding(own_rates.curvature, question("curvature", margin=1.5), rows)
+    assert found.verdict == verdict
+    assert found.value == pytest.approx(math.sqrt(0.05 / curvature), rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("gap", "verdict"), [(0.3, SUPPORTED), (0.1, INCONCLUSIVE), (0.02, NOT_SUPPORTED)]
+)
+def test_clearly_slower_is_more_than_a_tenth_of_a_nat(gap, verdict):
+    found = finding(own_rates.gap_above, question("gap_above", margin=0.1), both(3.0 + gap))
+    assert found.verdict == verdict
+    assert found.value == pytest.approx(gap, abs=0.01)
+
+
+@pytest.mark.parametrize(("best", "verdict"), [(1e-3, SUPPORTED), (4e-3, NOT_SUPPORTED)])
+def test_best_rates_are_compared_as_a_ratio(best, verdict):
+    rates = [2.0**k * 1e-3 for k in range(-2, 5)]
     rows = [
-        (planned(optimizer, seed, experiment="quantization"), final)
-        for optimizer, losses in (("adamw", [3.0, 3.0]), ("adamw-int8", finals))
-        for seed, final in enumerate(losses)
+        *sweep("lion", 3.0, best=best, rates=rates),
+        *sweep("adamw", 3.0, best=5e-3, rates=rates),
     ]
-    assert finding_of(results(rows), 3, "collapses").verdict == verdict
+    asked = question("best_lr_ratio", a={"optimizer": "lion"}, options={"low": 3.0, "high": 10.0})
+    found = finding(own_rates.best_lr_ratio, asked, rows)
+    assert found.verdict == verdict
+    assert found.value == pytest.approx(5e-3 / best, rel=0.1)
 
 
-def test_a_divergence_anywhere_refutes_stability(results):
-    rows = [(planned("powerstep-int8", seed), final) for seed, final in enumerate([3.0, math.inf])]
-    assert finding_of(results(rows), 3, "stays stable").verdict == NOT_SUPPORTED
-    assert finding_of(results(rows[:1]), 3, "stays stable").verdict == SUPPORTED
-
-
-def test_early_is_the_first_validation_after_a_fifth_of_the_steps(results, results_folder):
+def test_the_rate_of_the_other_parameters_is_tuned_too():
     rows = [
-        (planned(optimizer, seed, experiment="stacey"), final + 0.001 * seed**2)
-        for optimizer, final in (("powerstep", 3.0), ("stacey", 3.1))
-        for seed in range(3)
+        *lengths(),
+        *sweep("muon-powerstep", 3.1),
+        *sweep("muon-powerstep", 3.0, argument="aux_lr_ratio", value="0.5"),
+        *sweep("muon", 3.0),
     ]
-    found = finding_of(results(rows), 8, "below that of Stacey after 20%")
-    assert found.value == pytest.approx(-0.1)
+    asked = PARTS["Muon with PowerStep needs at most 1/0.9 of the tokens of Muon with AdamW"]
+    assert finding(own_rates.token_ratio, asked, rows).verdict == SUPPORTED
+    untuned = asked.model_copy(update={"options": {}})
+    assert finding(own_rates.token_ratio, untuned, rows).verdict == NOT_SUPPORTED
+
+
+def common(differences, other=3.0):
+    """Return runs of both at one rate, with given differences of final losses by seed."""
+    rng = np.random.default_rng(0)
+    of_b = other + 0.02 * rng.standard_normal(len(differences))
+    return [
+        run(name, loss, seed)
+        for seed, (b, difference) in enumerate(zip(of_b, differences, strict=True))
+        for name, loss in (("powerstep", b + difference), ("adamw", b))
+    ]
+
+
+BOUND = question("attained_bound", margin=0.01, least=12, options={"published": 0.001})
+
+
+@pytest.mark.parametrize(
+    ("mean", "verdict"), [(0.0, SUPPORTED), (0.009, INCONCLUSIVE), (0.03, NOT_SUPPORTED)]
+)
+def test_the_attained_bound_is_the_upper_end_of_the_interval(mean, verdict):
+    differences = mean + 0.008 * np.random.default_rng(2).standard_normal(12)
+    found = finding(pairs.attained_bound, BOUND, common(differences))
+    interval = stats.t.interval(0.9, 11, differences.mean(), stats.sem(differences))
+    assert (found.low, found.high) == pytest.approx(interval)
+    assert found.verdict == verdict
+    assert f"δ* = {interval[1]:.3f}" in found.measured
+    p = stats.ttest_1samp(differences, 0.01, alternative="less").pvalue
+    assert found.p_supported == pytest.approx(p)
+    assert found.p_refuted == pytest.approx(1 - p)
+
+
+def test_the_pairs_that_a_bound_needs_are_told():
+    differences = 0.0123 * stats.zscore(np.random.default_rng(3).standard_normal(12), ddof=1)
+    found = finding(pairs.attained_bound, BOUND, common(differences))
+    # n = ((1.645 + 0.842)·SD / margin)²
+    assert "the paper's 0.001 needs 936 pairs" in found.measured
+
+
+def test_a_few_pairs_and_identical_runs_decide_nothing():
+    few = finding(pairs.attained_bound, BOUND, common([-0.5, -0.501, -0.499]))
+    assert few.verdict == INCONCLUSIVE
+    assert math.isnan(few.p_value)
+    same = finding(pairs.attained_bound, BOUND, common([0.0] * 12))
+    assert same.verdict == INCONCLUSIVE
+    assert "identical" in same.measured
+
+
+@pytest.mark.parametrize("diverged", ["powerstep", "adamw"])
+def test_a_divergence_decides_nothing_about_losses(diverged):
+    rows = common(-0.5 + 0.01 * np.random.default_rng(0).standard_normal(12))
+    rows = [
+        run(diverged, math.inf, 3) if (row["optimizer"], row["seed"]) == (diverged, 3) else row
+        for row in rows
+    ]
+    found = finding(pairs.attained_bound, BOUND, rows)
+    assert found.verdict == INCONCLUSIVE
+    assert "diverged" in found.measured
+    assert found.n == 11
+
+
+def falling(start, end):
+    """Return training losses of 100 steps that fall as ln(step)."""
+    return [start - (start - end) * math.log(step) / math.log(100) for step in range(1, 101)]
+
+
+def test_the_early_loss_is_the_mean_over_ln_step_of_a_fifth_of_the_run():
+    ends = {"powerstep": 3.0, "stacey": 3.2}
+    rows = [run(name, end, seed) for name, end in ends.items() for seed in range(3)]
+    asked = question("early_area", b=[{"optimizer": "stacey"}])
+
+    def losses_of(row):
+        return falling(
+            8.0, ends[row["optimizer"]] + 0.01 * row["seed"] ** (1 + (row["optimizer"] == "stacey"))
+        )
+
+    found = finding(pairs.early_area, asked, rows, losses_of)
+    # The mean of 8 - k·ln(step) over ln(step) up to step 20 is 8 - k·ln(20)/2.
+    by_hand = -0.2 * (math.log(20) / 2) / math.log(100)
+    assert found.value == pytest.approx(by_hand, abs=0.01)
     assert found.verdict == SUPPORTED
 
 
-def test_a_whole_claim_is_as_strong_as_its_weakest_part():
-    def of(*verdicts):
-        return overall(Finding(1, "part", verdict=verdict) for verdict in verdicts)
-
-    assert of(SUPPORTED, SUPPORTED, NOT_TESTED) == SUPPORTED
-    assert of(SUPPORTED, INCONCLUSIVE) == INCONCLUSIVE
-    assert of(SUPPORTED, INCONCLUSIVE, NOT_SUPPORTED) == NOT_SUPPORTED
-    assert of(NOT_TESTED) == of() == NOT_TESTED
-
-
-def test_every_claim_has_a_verdict_of_the_closed_set_in_both_files(results, results_folder):
-    found = results(comparison([3.0, 3.2], [3.0, 3.2]))
-    write_claims(found, results_folder)
-    table = pd.read_csv(results_folder / "claims.csv")
-    claims = load_paper()["claims"]
-    assert sorted(table["claim"].unique()) == sorted(claims) == list(range(1, 12))
-    assert set(table["verdict"]) <= set(VERDICTS)
-    assert table["rule"].notna().all()
-    text = (results_folder / "claims.md").read_text()
-    for number, claim in claims.items():
-        assert f"| {number}. {claim['statement']} | **" in text
-    assert "nan" not in text.lower().split()
-    assert len(claims_frame(find(found))) == len(table)
-
-
-def test_sensitivity_counts_the_learning_rates_that_both_were_given(results):
-    finals = {
-        "adamw": {1e-4: 9.0, 1e-3: 3.0, 3e-3: 3.5},
-        "powerstep": {1e-3: 3.0, 3e-3: 3.3, 3e-2: 8.0},
-    }
+def test_an_early_loss_counts_although_the_run_diverges_later():
     rows = [
-        (planned(optimizer, seed, experiment="learning_rate", lr=lr), final)
-        for optimizer, of_rates in finals.items()
-        for lr, final in of_rates.items()
-        for seed in (0, 1)
+        run(
+            name,
+            math.inf if (name, seed) == ("powerstep", 2) else 3.0 + 0.1 * (name == "stacey"),
+            seed,
+        )
+        for name in ("powerstep", "stacey")
+        for seed in range(3)
     ]
-    found = finding_of(results(rows), 6, "over the sweep")
-    assert found.value == pytest.approx(0.3 / 2 - 0.5 / 2)
-    alone = [(row, final) for row, final in rows if row["lr"] != 3e-3]
-    assert finding_of(results(alone), 6, "over the sweep").verdict == NOT_TESTED
+    asked = question("early_area", b=[{"optimizer": "stacey"}])
+    found = finding(
+        pairs.early_area,
+        asked,
+        rows,
+        lambda row: falling(
+            8.0,
+            2.0
+            + (row["optimizer"] == "stacey")
+            + 0.01 * row["seed"] ** 2 * (row["optimizer"] == "stacey"),
+        ),
+    )
+    assert found.n == 3
+    assert found.verdict == SUPPORTED
+
+
+STABLE = PARTS["PowerStep int8 is stable where fp32 state is"]
+
+
+def stable(unstable=(), of_fp32=(), seeds=4):
+    return [
+        run(
+            name,
+            math.inf
+            if (lr, seed) in {"powerstep": of_fp32, "powerstep-int8": unstable}[name]
+            else 3.0,
+            seed,
+            lr,
+        )
+        for name in ("powerstep", "powerstep-int8")
+        for lr in RATES[:3]
+        for seed in range(seeds)
+    ]
+
+
+def test_stability_needs_many_runs_over_several_rates():
+    found = finding(stability.stability, STABLE, stable())
+    assert (found.verdict, found.n) == (SUPPORTED, 12)
+    # After 0 of 12, the 95 % bound is 1 - 0.05^(1/12).
+    assert found.high == pytest.approx(1 - 0.05 ** (1 / 12))
+    assert finding(stability.stability, STABLE, stable(seeds=1)).verdict == INCONCLUSIVE
+
+
+def test_one_divergence_does_not_refute_stability_but_many_do():
+    one = finding(stability.stability, STABLE, stable([(1e-3, 0)]))
+    assert one.verdict == INCONCLUSIVE
+    many = finding(
+        stability.stability, STABLE, stable([(lr, seed) for lr in RATES[:2] for seed in range(3)])
+    )
+    assert many.verdict == NOT_SUPPORTED
+    # Six of 12 against none: the hypergeometric probability of all six on one side.
+    assert many.p_value == pytest.approx(math.comb(12, 6) / math.comb(24, 6))
+
+
+def test_rates_at_which_fp32_state_diverges_do_not_count_against_int8():
+    lost = [(RATES[2], seed) for seed in range(4)]
+    found = finding(stability.stability, STABLE, stable(lost, of_fp32=lost))
+    assert found.n == 8
+    assert found.value == 0
+
+
+def test_a_spike_counts_as_unstable():
+    rows = [row | {"spikes": int(row["optimizer"] == "powerstep-int8")} for row in stable()]
+    assert finding(stability.stability, STABLE, rows).verdict == NOT_SUPPORTED
+
+
+COLLAPSE = PARTS["naive int8 AdamW collapses"]
+
+
+@pytest.mark.parametrize(
+    ("finals", "rises", "verdict"),
+    [
+        ([math.inf] * 3, [0.0] * 3, SUPPORTED),
+        ([5.0, 5.1, math.inf], [0.0] * 3, SUPPORTED),
+        ([3.2, 3.1, 3.2], [0.9, 0.8, 0.9], SUPPORTED),
+        ([3.0, 3.1, 3.2], [0.0] * 3, NOT_SUPPORTED),
+        ([5.0, 3.1, 3.2], [0.0] * 3, INCONCLUSIVE),
+        ([math.inf] * 2, [0.0] * 2, INCONCLUSIVE),
+    ],
+)
+def test_a_collapse_is_a_divergence_or_a_far_higher_loss(finals, rises, verdict):
+    rows = [run("adamw-int8", final, seed, rise=rises[seed]) for seed, final in enumerate(finals)]
+    rows += [run("adamw", 3.0, seed) for seed in range(len(finals))]
+    assert finding(stability.collapse, COLLAPSE, rows).verdict == verdict
+
+
+def test_a_divergence_is_a_collapse_even_if_no_model_has_learned():
+    rows = [run("adamw", 5.9, seed) for seed in range(3)]
+    lost = [run("adamw-int8", math.inf, seed) for seed in range(3)]
+    above = [run("adamw-int8", 8.0, seed) for seed in range(3)]
+    assert finding(stability.collapse, COLLAPSE, rows + lost).verdict == SUPPORTED
+    assert finding(stability.collapse, COLLAPSE, rows + above).verdict == NOT_TESTED
+
+
+LATE = PARTS["β = 0 collapses late"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "verdict"),
+    [
+        ({"rise": 0.3}, SUPPORTED),
+        ({"largest_spike": 0.3}, SUPPORTED),
+        ({}, NOT_TESTED),
+    ],
+)
+def test_a_late_collapse_is_a_rise_after_the_warm_up(columns, verdict):
+    rows = [
+        run("powerstep", 3.0, seed, argument="beta", value="0.0", **columns) for seed in range(3)
+    ]
+    assert finding(stability.late_collapse, LATE, rows).verdict == verdict
+
+
+def test_a_divergence_during_the_warm_up_is_not_late():
+    rows = [
+        run("powerstep", math.inf, seed, argument="beta", value="0.0", steps=steps)
+        for seed, steps in enumerate((50, 60, 5))
+    ]
+    assert finding(stability.late_collapse, LATE, rows).verdict == INCONCLUSIVE

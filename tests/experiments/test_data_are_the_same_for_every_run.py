@@ -249,12 +249,34 @@ def test_targets_are_one_token_ahead_and_from_the_training_part(tiny_corpus):
 
 def test_validation_windows_are_spread_over_the_validation_part(tiny_corpus):
     batches = TokenBatches(tiny_corpus, 16)
-    windows = batches.validation(sequences=5, batch_size=2)
-    assert [len(inputs) for inputs, _ in windows] == [2, 2, 1]
-    first, last = windows[0][0][0], windows[-1][1][-1]
+    starts = batches.curve_starts(sequences=5)
+    assert np.ptp(np.diff(starts)) <= 1  # evenly spaced, but for rounding
+    inputs, targets = batches.val_windows(starts)
+    assert inputs.shape == targets.shape == (5, 16)
     tokens = all_tokens(batches.val_tokens).tolist()
-    assert first.tolist() == tokens[:16]
-    assert last.tolist() == tokens[-16:]
+    assert inputs[0].tolist() == tokens[:16]
+    assert targets[-1].tolist() == tokens[-16:]
+
+
+def test_final_windows_predict_each_validation_token_once(tiny_corpus):
+    batches = TokenBatches(tiny_corpus, 16)
+    inputs, targets = batches.val_windows(batches.final_starts(None))
+    tokens = all_tokens(batches.val_tokens)
+    assert 0 <= len(tokens) - 1 - targets.numel() < 16
+    np.testing.assert_array_equal(targets.flatten(), tokens[1 : 1 + targets.numel()])
+    np.testing.assert_array_equal(inputs.flatten(), tokens[: inputs.numel()])
+    np.testing.assert_array_equal(
+        batches.final_starts(10_000), batches.final_starts(None), "more windows than there are"
+    )
+
+
+def test_a_limited_number_of_final_windows_is_spread_over_the_stream(tiny_corpus):
+    batches = TokenBatches(tiny_corpus, 16)
+    whole, some = batches.final_starts(None), batches.final_starts(4)
+    assert len(set(some)) == 4
+    assert set(some) < set(whole)
+    assert (some[0], some[-1]) == (whole[0], whole[-1])
+    assert np.ptp(np.diff(some)) <= 16  # evenly spaced, but for rounding to whole windows
 
 
 def test_a_batch_larger_than_the_corpus_is_refused(tiny_corpus):

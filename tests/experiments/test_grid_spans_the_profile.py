@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from analysis.paper import load_paper
+from analysis.papers.numbers import load_paper
 from experiments.optimizers.source_code import source_sha256
 from experiments.plan.grid import plan
 from experiments.plan.reading import CONFIG_DIR, load_profile, profile_names

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from experiments.training.measuring import ParameterCopy, PeakMemory
+from experiments.training.measuring.step import ParameterCopy, PeakMemory
 
 SHAPES = [(3, 5), (7,), (), (0, 4), (2, 3, 4)]
 
@@ -39,7 +39,7 @@ def test_a_copy_in_ram_is_not_in_the_peak():
     """In a process of its own: a peak never falls again."""
     program = """
 import torch
-from experiments.training.measuring import ParameterCopy, PeakMemory
+from experiments.training.measuring.step import ParameterCopy, PeakMemory
 params = [torch.ones(1000, 1000) for _ in range(100)]  # 400 MB
 peak = PeakMemory()
 before = peak.update()

@@ -114,6 +114,46 @@ def test_another_batch_size_keeps_the_tokens_and_the_shape_of_the_schedule(plann
     assert runs[1].spec == planned({"seeds": [0]}, training=training)[0].spec
 
 
+def test_another_number_of_steps_keeps_the_shape_of_the_schedule(planned):
+    training = {"schedule": "wsd", "decay_steps": 6, "warmup_steps": 2, "log_every": 3}
+    runs = planned(
+        {"training": {"steps": [6, 12, 24]}, "optimizers": ["adamw"], "seeds": [0, 1]}
+        | {"lr": [1e-3, 1e-2]},
+        training=training,
+    )
+    found = [
+        (t.batch_size, t.steps, t.warmup_steps, t.decay_steps, t.val_every, t.log_every, t.lr)
+        for t in (run.spec.training for run in runs)
+    ]
+    lengths = [(4, 6, 1, 3, 2, 3), (4, 12, 2, 6, 4, 3), (4, 24, 4, 12, 8, 3)]
+    assert found == [(*each, lr) for each in lengths for lr in (1e-3, 1e-2) for _ in range(2)]
+    rows = [run.row() for run in runs[::4]]
+    shown = [(row["argument"], row["value"], row["planned_steps"]) for row in rows]
+    assert shown == [("training.steps", str(steps), steps) for steps in (6, 12, 24)]
+    plain = planned({"lr": [1e-3, 1e-2], "optimizers": ["adamw"]}, training=training)
+    assert {run.spec.path for run in runs[4:8]} == {run.spec.path for run in plain}
+
+
+def test_numbers_of_steps_beside_another_number_of_steps_are_taken_as_given(planned):
+    own = {"steps": 30, "warmup_steps": 5, "batch_size": 8}
+    runs = planned(by_optimizer={"adamw": own})
+    found = next(run.spec.training for run in runs if run.spec.optimizer.name == "adamw")
+    assert found.model_dump(include=set(own)) == own
+    assert found.val_every == 10
+
+
+def test_an_experiment_may_vary_arguments_at_several_learning_rates(planned):
+    experiment = {"optimizers": ["powerstep"], "seeds": [0, 1], "lr": [1e-3, 1e-2]}
+    runs = planned(experiment | {"args": {"beta": [0.0, 0.2], "gamma": [0.8]}})
+    found = Counter(
+        (run.argument, run.value, run.spec.optimizer.args[run.argument], run.spec.training.lr)
+        for run in runs
+    )
+    values = [("beta", 0.0), ("beta", 0.2), ("gamma", 0.8)]
+    assert found == {(*each, each[1], lr): 2 for each in values for lr in (1e-3, 1e-2)}
+    assert len({run.spec.path for run in runs}) == 12
+
+
 def test_an_optimizers_numbers_of_steps_are_those_of_its_own_batch_size(planned):
     runs = planned(by_optimizer={"adamw": {"batch_size": 8, "warmup_steps": 5}})
     own = next(run.spec.training for run in runs if run.spec.optimizer.name == "adamw")
@@ -159,7 +199,12 @@ def test_another_schedule_drops_the_decay_of_wsd(planned):
         ({"lr": {"default": []}}, {}, "default: []", r"lr.default is \[\], .* at least one item"),
         ({"lr": [1, -1]}, {}, "- -1", r"experiments.comparison.lr.1 is -1, but it should be gre"),
         ({"lr": 1}, {}, "lr: 1", r"experiments.comparison.lr is 1, but it should be a list"),
-        ({"training": {"lr": [1]}}, {}, "lr:", r"training.lr is 'lr', .*'weight_decay', 'warmup"),
+        (
+            {"training": {"lr": [1]}},
+            {},
+            "lr:",
+            r"training.lr is 'lr', .* 'steps', 'weight_decay'",
+        ),
         (
             {"training": {"weight_decay": [0.1, -1]}},
             {},
@@ -200,9 +245,28 @@ def test_another_schedule_drops_the_decay_of_wsd(planned):
         ({}, {"by_optimizer": {"lyon": {}}}, "by_optimizer:", r"by_optimizer has 'lyon', .* lion,"),
         (
             {},
-            {"by_optimizer": {"adamw": {"steps": 5}}},
-            "steps: 5",
-            r"by_optimizer.adamw.steps is 'steps', but it should be 'lr', 'weight_decay', .*'batch",
+            {"by_optimizer": {"adamw": {"context": 8}}},
+            "context: 8",
+            r"by_optimizer.adamw.context is 'context', .* 'lr', 'steps', 'weight_decay', .*'batch",
+        ),
+        (
+            {},
+            {"by_optimizer": {"adamw": {"steps": 6}}},
+            "steps: 6",
+            r"by_optimizer.adamw.steps is 6, but warmup_steps changes in proportion, and 3 × 6 / 12"
+            r" is not a whole number",
+        ),
+        (
+            {"training": {"steps": [24, 0]}},
+            {},
+            "steps:",
+            r"experiments.comparison.training.steps is 0, but it should be greater than 0",
+        ),
+        (
+            {"training": {"steps": [24, 1.5]}},
+            {},
+            "steps:",
+            r"experiments.comparison.training.steps is 1.5, but it should be a whole number",
         ),
         (
             {},

@@ -67,11 +67,8 @@ class PlainLoop:
         return loss.detach()
 
     @torch.no_grad()
-    def val_loss(self):
-        settings = self.settings
-        batches = self.batches.validation(settings.val_sequences, settings.batch_size)
-        losses = [(self.model(*batch).item(), len(batch[0])) for batch in batches]
-        return sum(loss * n for loss, n in losses) / sum(n for _, n in losses)
+    def val_loss(self, starts):
+        return self.model(*self.batches.val_windows(starts)).item()
 
     def set_lr(self, step):
         for group in self.optimizer.param_groups:
@@ -85,6 +82,7 @@ def test_a_schedule_free_run_equals_a_loop_that_switches_by_hand(
     run = run_of(path, val_sequences=4, **training)
     train(run, tiny_corpus, tmp_path)
     loop = PlainLoop(run, tiny_corpus)
+    curve, stream = loop.batches.curve_starts(4), loop.batches.final_starts(None)
     loop.optimizer.train()
     losses, at_training_weights = [], []
     for step in range(run.training.steps):
@@ -92,13 +90,16 @@ def test_a_schedule_free_run_equals_a_loop_that_switches_by_hand(
         loop.gradients(step)
         loop.optimizer.step()
         if (step + 1) % run.training.val_every == 0:
-            at_training_weights.append(loop.val_loss())
+            at_training_weights.append(loop.val_loss(curve))
             loop.optimizer.eval()
-            losses.append(loop.val_loss())
+            losses.append(loop.val_loss(curve))
+            final = loop.val_loss(stream)
             loop.optimizer.train()
     found = metrics(tmp_path)["val_loss"].dropna().tolist()
     assert found == pytest.approx(losses, abs=1e-6)
     assert found != pytest.approx(at_training_weights, abs=1e-4)  # so the modes matter here
+    assert metrics(tmp_path)["final_val_loss"].iloc[-1] == pytest.approx(final, abs=1e-6)
+    assert final != pytest.approx(loop.val_loss(stream), abs=1e-4)
 
 
 @pytest.mark.parametrize(

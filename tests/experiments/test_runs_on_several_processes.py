@@ -24,6 +24,7 @@ from tests.experiments.trains_several import PowerCutError, cut_at
 ROOT = Path(__file__).parent.parent.parent
 TIMES = ["step_seconds", "optimizer_seconds"]
 COMPARED = ["train_loss", "val_loss", "grad_norm", "lr", "update_rms"]
+COMPARED += ["final_val_loss", "final_val_error"]
 DDP = {"tasks_per_node": 2}
 FSDP = DDP | {"strategy": "fsdp"}
 TP = FSDP | {"tensor_parallel": 2}
@@ -145,7 +146,9 @@ def trained(specs, tiny_corpus, tmp_path_factory):
         spec = specs[model, optimizer]
         one(f"{model} {optimizer} one", spec)
         add(f"{model} {optimizer} {name_of(way)}", spec, way)
-    accumulating = changed(specs["gpt", "powerstep"], micro_batch_size=1, val_sequences=5)
+    accumulating = changed(
+        specs["gpt", "powerstep"], micro_batch_size=1, val_sequences=5, final_val_sequences=7
+    )
     one("accumulating one", accumulating)
     add("accumulating ddp", accumulating, DDP)
     add("accumulating fsdp", accumulating, FSDP)

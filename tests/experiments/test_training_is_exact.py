@@ -22,6 +22,7 @@ from experiments.optimizers.settings import optimizer_spec
 from experiments.plan.reading import load_profile
 from experiments.runs.metrics import COLUMNS
 from experiments.training.train import train
+from experiments.training.validation import mean_and_error
 from tests.conftest import all_tokens, train_until_power_cut
 
 TIMES = ["step_seconds", "optimizer_seconds"]
@@ -83,15 +84,53 @@ def test_a_run_equals_a_plain_training_loop(spec, tiny_corpus, tmp_path):
     val_tokens = all_tokens(read_tokens(tiny_corpus)[1])
     starts = np.linspace(0, len(val_tokens) - 17, settings.val_sequences).astype(int)
     windows = torch.tensor(np.stack([val_tokens[s : s + 17] for s in starts]))
+    count = (len(val_tokens) - 1) // 16
+    stream = torch.tensor(np.stack([val_tokens[16 * i : 16 * i + 17] for i in range(count)]))
     with torch.no_grad():
         val_loss = model(windows[:, :-1], windows[:, 1:]).item()
+        final = [model(each[None, :-1], each[None, 1:]).item() for each in stream]
 
     frame = metrics(tmp_path)
     np.testing.assert_allclose(frame["train_loss"], losses, rtol=1e-5)
     np.testing.assert_allclose(frame["grad_norm"], norms, rtol=1e-4)
     assert frame["lr"].iloc[-1] == pytest.approx(1e-3)
-    assert summary["final_val_loss"] == pytest.approx(val_loss, rel=1e-5)
+    assert summary["last_val_loss"] == pytest.approx(val_loss, rel=1e-5)
     assert frame["val_loss"].notna().sum() == settings.steps / settings.val_every
+    assert summary["final_val_loss"] == pytest.approx(np.mean(final), rel=1e-5)
+    assert frame["final_val_loss"].notna().tolist() == [False] * 11 + [True]
+
+
+@pytest.mark.parametrize(("micro_batch_size", "block"), [(None, 4), (2, 2)])
+def test_the_error_of_the_final_loss_is_over_blocks_of_windows(
+    micro_batch_size, block, spec, tiny_corpus, tmp_path
+):
+    run = spec(micro_batch_size=micro_batch_size, final_val_sequences=12)
+    summary = train(run, tiny_corpus, tmp_path)
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    model = build_model(run.model)
+    model.load_state_dict(
+        {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
+    )
+    val_tokens = all_tokens(read_tokens(tiny_corpus)[1])
+    last = (len(val_tokens) - 1) // 16 - 1
+    losses = []
+    for start in 16 * np.linspace(0, last, 12).astype(int):
+        window = torch.tensor(val_tokens[None, start : start + 17])
+        losses.append(model(window[:, :-1], window[:, 1:]).item())
+    means = np.reshape(losses, (-1, block)).mean(axis=1)
+    error = means.std(ddof=1) / math.sqrt(len(means))
+    assert summary["final_val_loss"] == pytest.approx(np.mean(losses), rel=1e-6)
+    assert summary["final_val_error"] == pytest.approx(error, rel=1e-4)
+
+
+def test_a_smaller_last_block_counts_by_its_size():
+    losses, sizes = np.array([12.0, 13.5, 11.0, 2.5]), np.array([4.0, 4.0, 4.0, 1.0])
+    mean, error = mean_and_error(torch.tensor(np.stack([losses, sizes])))
+    ratio = losses.sum() / sizes.sum()
+    squares = ((losses - ratio * sizes) ** 2).sum() / 3
+    assert mean == pytest.approx(ratio, rel=1e-12)
+    assert error == pytest.approx(math.sqrt(squares / 4) / sizes.mean(), rel=1e-12)
+    assert math.isnan(mean_and_error(torch.tensor([[3.0], [1.0]], dtype=torch.float64))[1])
 
 
 def test_the_update_is_measured(spec, tiny_corpus, tmp_path):
@@ -149,11 +188,13 @@ def test_a_run_that_was_killed_before_its_summary_gets_one(spec, tiny_corpus, tm
     run = spec("powerstep-int8")
     summary = train(run, tiny_corpus, tmp_path)
     whole = metrics(tmp_path)
-    (tmp_path / "summary.json").unlink()
-    (tmp_path / "metrics.parquet").unlink()
+    for name in ("summary.json", "metrics.parquet", "metrics.jsonl"):
+        (tmp_path / name).unlink()
     again = train(run, tiny_corpus, tmp_path)
     pd.testing.assert_frame_equal(metrics(tmp_path), whole, check_exact=True)
-    for field in ("status", "steps", "final_val_loss", "state_bytes", "parameters"):
+    assert math.isfinite(summary["final_val_loss"])
+    exact = ("status", "steps", "final_val_loss", "final_val_error", "state_bytes", "parameters")
+    for field in exact:
         assert again[field] == summary[field]
 
 
@@ -183,7 +224,7 @@ def test_the_summary_counts_what_the_optimizer_keeps(spec, tiny_corpus, tmp_path
     assert summary["state_bytes"] == sum(n + 4 * math.ceil(n / 128) for n in sizes)
     assert summary["status"] == "completed"
     assert summary["tokens"] == 12 * 4 * 16
-    assert summary["best_val_loss"] <= summary["final_val_loss"] < metrics(tmp_path).train_loss[0]
+    assert summary["best_val_loss"] <= summary["last_val_loss"] < metrics(tmp_path).train_loss[0]
     assert summary["provenance"]["packages"]["torch"] == torch.__version__
     assert list(pd.read_parquet(tmp_path / "metrics.parquet").columns) == list(COLUMNS)
     assert json.loads((tmp_path / "summary.json").read_text()) == summary

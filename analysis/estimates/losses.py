@@ -4,11 +4,13 @@ import math
 
 import pandas as pd
 
-from analysis.statistics import Estimate, estimate
+from analysis.estimates.optimum import fit_optima
+from analysis.estimates.statistics import Estimate, estimate
 from analysis.text import number
 from experiments.runs.summary import Status
 
-_CELL = ["model", "optimizer", "label", "argument", "value", "lr"]
+_OWN = ["model", "optimizer", "label", "argument", "value"]  # has one best learning rate
+_CELL = [*_OWN, "lr"]
 
 
 def is_shared(runs: pd.DataFrame) -> pd.Series:
@@ -68,32 +70,48 @@ def final_losses(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_lr(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the best learning rate of each optimizer in the experiment `learning_rate`.
+    """Return the best learning rate of each cell in the experiment `learning_rate`.
 
     The best learning rate has the lowest mean final validation loss. Rates at which a seed diverged
-    are left out. The choice uses the same losses that are then reported, which makes them slightly
-    too low. This favours no optimizer if each chooses from equally many rates, so one with missing
-    runs in its sweep gets no best rate. A profile may give optimizers different numbers of rates;
-    the column `tried` shows them.
+    are left out. That mean is too low, because its noise helped to choose it; the more so, the
+    flatter the curve. Verdicts use the minimum of a quadratic instead, `fitted_loss`. A cell with
+    missing runs in its sweep gets no best rate. A profile may give optimizers different numbers of
+    rates; the column `tried` shows them.
 
     Returns:
-        The chosen rows of `final_losses`, with the columns `tried` (number of rates in the sweep)
-        and `edge` (whether the best is the lowest or highest of several rates, so that a rate
-        outside the sweep may be better). An optimizer without a best rate has no row.
+        The chosen rows of `final_losses`, with the columns `tried` (number of rates in the sweep),
+        `edge` (whether a rate outside the sweep may be better: the best is the lowest or highest of
+        several rates, or the fitted optimum is within its standard error of the edge), and
+        `fitted_lr`, `fitted_loss` and `fitted_error` (analysis.estimates.optimum; NaN without a
+        fit).
     """
-    sweep = final_losses(runs[is_sweep(runs)])
+    runs = runs[is_sweep(runs)]
+    sweep = final_losses(runs)
+    cells = {name: cell for name, cell in runs.groupby(_OWN, sort=False)}
     chosen = []
-    for _, of_optimizer in sweep.groupby(["model", "optimizer"], sort=False):
-        if of_optimizer["mean"].isna().all() or of_optimizer["missing"].any():
+    for key, of_cell in sweep.groupby(_OWN, sort=False):
+        if of_cell["mean"].isna().all() or of_cell["missing"].any():
             continue
-        best = of_optimizer.loc[of_optimizer["mean"].idxmin()]
-        tried = of_optimizer["lr"]
-        edge = len(tried) > 1 and best["lr"] in (tried.min(), tried.max())
-        chosen.append(best.to_dict() | {"tried": len(tried), "edge": edge})
-    best = pd.DataFrame(chosen, columns=[*sweep.columns, "tried", "edge"])
-    return best.astype(
-        dict(sweep.dtypes)
-    )  # columns of a frame without rows would be of dtype object
+        best = of_cell.loc[of_cell["mean"].idxmin()]
+        tried = of_cell["lr"]
+        fit = fit_optima({"own": cells[key]})
+        own = fit.cells["own"] if fit else None
+        is_extreme = len(tried) > 1 and best["lr"] in (tried.min(), tried.max())
+        is_tied = own is not None and not math.isnan(own.log2_lr.error) and not own.is_inside
+        chosen.append(
+            best.to_dict()
+            | {
+                "tried": len(tried),
+                "edge": is_extreme or is_tied,
+                "fitted_lr": 2**own.log2_lr.value if own else math.nan,
+                "fitted_loss": own.loss.value if own else math.nan,
+                "fitted_error": own.loss.error if own else math.nan,
+            }
+        )
+    added = ["tried", "edge", "fitted_lr", "fitted_loss", "fitted_error"]
+    best = pd.DataFrame(chosen, columns=[*sweep.columns, *added])
+    # Columns of a frame without rows would be of dtype object.
+    return best.astype(dict(sweep.dtypes) | dict.fromkeys(added[2:], float))
 
 
 def by_seed(cell: pd.DataFrame, column: str = "final_val_loss") -> pd.Series:

@@ -1,0 +1,66 @@
+"""Tables of effective steps and of rounding errors, from what runs have logged."""
+
+import pandas as pd
+
+from analysis.estimates.effective_steps import at_fractions, quantiles, read_logged
+from analysis.frames import Results
+from analysis.tables.cells import Table
+from experiments.runs.effective_steps import COMPARISONS_FILE, ROUNDING_FILE
+
+_KEYS = ["run", "step", "layer"]
+
+
+def effective_steps(results: Results) -> Table:
+    """Return quantiles of both effective steps; shown are those of PowerStep at the end."""
+    rows = read_logged(results)
+    if rows.empty:
+        return _without_runs()
+    numbers = pd.concat(
+        [quantiles(rows, of).assign(of=of) for of in ("powerstep", "adamw")], ignore_index=True
+    )
+    compared = read_logged(results, COMPARISONS_FILE)
+    ends = at_fractions(numbers[numbers["of"] == "powerstep"], [1.0]).merge(
+        compared[[*_KEYS, "spearman", "log_ratio_iqr"]], on=_KEYS, how="left"
+    )
+    shown = pd.DataFrame(
+        {
+            "model": ends["model"],
+            "run of": ends["optimizer"],
+            "median D/η": ends[0.5].map("{:.3g}".format),
+            "q99.9/median": (ends[0.999] / ends[0.5]).map("{:.3g}".format),
+            "max/median": (ends[1.0] / ends[0.5]).map("{:.3g}".format),
+            "zeros": (ends["zeros"] / ends["count"]).map("{:.1%}".format),
+            "rank correlation": ends["spearman"].map("{:.2f}".format, na_action="ignore"),
+            "IQR of log10 ratio": ends["log_ratio_iqr"].map("{:.2f}".format, na_action="ignore"),
+        }
+    )
+    return numbers, shown.set_index(pd.Index(ends["layer"], name="layer"))
+
+
+def rounding(results: Results) -> Table:
+    """Return the errors of rounding; shown are those at the end of PowerStep's run."""
+    numbers = read_logged(results, ROUNDING_FILE)
+    if numbers.empty:
+        return _without_runs()
+    ends = at_fractions(numbers[numbers["optimizer"] == "powerstep"], [1.0])
+    once, kept = (ends[ends["accumulated"] == flag] for flag in (False, True))
+    both = once.merge(
+        kept, on=["run", "model", "layer", "format"], suffixes=("", "_kept"), how="left"
+    )
+    shown = pd.DataFrame({"model": both["model"], "format": both["format"]})
+    for column, name in (
+        ("m_error", "error of m"),
+        ("u_error", "error of u"),
+        ("sign_flips", "flipped signs"),
+        ("zero_codes", "become 0"),
+    ):
+        shown[name] = (
+            both[column].map("{:.2%}".format)
+            + " / "
+            + both[f"{column}_kept"].map("{:.2%}".format, na_action="ignore").fillna("–")
+        )
+    return numbers, shown.set_index(pd.Index(both["layer"], name="layer"))
+
+
+def _without_runs() -> Table:
+    return pd.DataFrame({"run": []}), pd.DataFrame(index=pd.Index([], name="layer"))
