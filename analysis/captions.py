@@ -127,7 +127,8 @@ def loss_by_optimizer(subject: str) -> str:
         f"Final validation loss {subject} in nats per token: mean over seeds ± half-width of its"
         " 95 % confidence interval. In a column 'lr' all optimizers have that learning rate, which"
         " is the paper's protocol. In a column 'own lr' each has its own best learning rate (in"
-        " brackets), chosen from the rates of its sweep."
+        " brackets), chosen from the rates of its sweep; 'fit' is the minimum of a quadratic"
+        " through the nearest rates. 'windows ±' is the standard error over the validation windows."
     )
 
 

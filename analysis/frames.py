@@ -124,7 +124,7 @@ def read_collected(path: Path, folder: Path) -> Results:
         path: runs.csv.
         folder: `results/`.
     """
-    runs = _with_columns(read_table(path), [*_PLAN, *_SUMMARY])
+    runs = _with_columns(read_table(path), [*dict.fromkeys([*_PLAN, *_SUMMARY])])
     return Results(folder, runs, pd.DataFrame(columns=["run", *COLUMNS]))
 
 

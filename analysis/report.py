@@ -81,21 +81,18 @@ def _notes(runs: pd.DataFrame) -> list[str]:
 
 
 def _learning(runs: pd.DataFrame) -> list[str]:
-    """Return for each model whether its best run is below the bigram, one sentence each."""
-    notes = []
+    """Return which models end above the bigram level, and which have not learned, as sentences."""
+    above: dict[str, list[str]] = {}
     for model in runs["model"].unique():
         of_model = where(runs, model=model)
-        lowest = of_model["final_val_loss"].astype(float).min()
-        unigram, bigram = levels(of_model)
-        if not lowest > bigram:
-            continue
-        has_learned = lowest <= learned_level(of_model)
-        notes.append(
-            f"the lowest loss of {model}, {lowest:.2f}, is above that of a bigram model,"
-            f" {bigram:.2f}"
-            + ("" if has_learned else f" (unigram: {unigram:.2f}), so its losses decide nothing")
-        )
-    return notes
+        lowest, (_, bigram) = of_model["final_val_loss"].astype(float).min(), levels(of_model)
+        if lowest > bigram:
+            effect = "" if lowest <= learned_level(of_model) else ", so their losses decide nothing"
+            above.setdefault(effect, []).append(f"{model} ({lowest:.2f}, bigram {bigram:.2f})")
+    return [
+        f"models whose lowest loss is above that of a bigram model{effect}: {', '.join(models)}"
+        for effect, models in above.items()
+    ]
 
 
 def _png(folder: Path, figure: Artefact) -> str:

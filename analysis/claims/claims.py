@@ -147,4 +147,5 @@ def _findings(results: Results, number: str, part: Part) -> Iterator[Finding]:
 def _described(question: Question) -> str:
     """Return what a description shows, as text."""
     cells = [" ".join(str(value) for value in cell.values()) for cell in (question.a, *question.b)]
-    return " against ".join([question.rule.replace("_", " "), *filter(None, cells)])
+    compared = " against ".join(filter(None, cells))
+    return ", ".join(filter(None, [question.rule.replace("_", " "), compared]))

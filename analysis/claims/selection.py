@@ -16,6 +16,9 @@ from analysis.text import number
 LEARNED = 0.75
 
 
+_ONCE = ["model", "optimizer", "argument", "value", "lr", "seed", "planned_steps"]
+
+
 @dataclass(frozen=True)
 class Compared:
     """The runs of one model that a question compares, each run once.
@@ -53,7 +56,7 @@ def each_model(runs: pd.DataFrame, question: Question) -> Iterator[Compared]:
 
 
 def runs_of(runs: pd.DataFrame, cell: Cell) -> pd.DataFrame:
-    """Return the runs that a cell selects, each once.
+    """Return the runs that a cell selects, each once; one that also logs more counts as the same.
 
     A key that is no column is an argument of the optimizer, or `training.<setting>`, and its value.
     Without such a key, only runs count that vary none.
@@ -68,7 +71,7 @@ def runs_of(runs: pd.DataFrame, cell: Cell) -> pd.DataFrame:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         given = pd.to_numeric(frame["value"], errors="coerce") if is_number else frame["value"]
         frame = frame[given == (value if is_number else str(value))]
-    return frame.drop_duplicates("run")
+    return frame.drop_duplicates(_ONCE)
 
 
 def where(frame: pd.DataFrame, **equal: object) -> pd.DataFrame:
@@ -111,13 +114,8 @@ def unless_learned(finding: Finding, runs: pd.DataFrame, *losses: float) -> Find
     limit = learned_level(runs)
     if lowest <= limit:
         return finding
-    unigram, bigram = levels(runs)
-    reason = (
-        "the levels of the unigram and the bigram model are unknown"
-        if math.isnan(limit)
-        else f"the lower loss is {lowest:.3f}; a model has learned at {limit:.3f}, {LEARNED:.0%} of"
-        f" the way from the unigram, {unigram:.3f}, to the bigram, {bigram:.3f}"
-    )
+    known = not math.isnan(limit)
+    reason = f"not learned, {lowest:.2f} > {limit:.2f}" if known else "levels of n-grams unknown"
     return replace(finding, verdict=NOT_TESTED, measured=f"{finding.measured}; {reason}")
 
 

@@ -18,8 +18,10 @@ SCOPE = (
     " supported if each tested part is supported, not supported if a part is not supported, not"
     " tested if no part was tested, and inconclusive otherwise. A part is not supported only if its"
     " test remains significant after Holm's correction over the primary findings of all claims."
-    " Each verdict holds only at the scale given beside it; the paper's models have 124M to 235B"
-    " parameters."
+    " Losses decide nothing as long as the better model has not learned: it has once it has come"
+    " three quarters of the way from the loss of a unigram model of the training tokens to that of"
+    " a bigram model. Each verdict holds only at the scale given beside it; the paper's models have"
+    " 124M to 235B parameters."
 )
 
 

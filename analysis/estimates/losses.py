@@ -42,8 +42,9 @@ def final_losses(runs: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row for each model, optimizer, label, argument, value and lr. The other columns are
-        shared_lr, mean and ci95 (half-width of the 95 % interval) in nats per token, n (number of
-        planned seeds), diverged and missing (numbers of seeds).
+        shared_lr, mean and ci95 (half-width of the 95 % interval over seeds) in nats per token,
+        window_error (mean over seeds of the standard error over the validation windows), n (number
+        of planned seeds), diverged and missing (numbers of seeds).
     """
     unique = runs.drop_duplicates([*_CELL, "seed"])
     rows = []
@@ -57,6 +58,7 @@ def final_losses(runs: pd.DataFrame) -> pd.DataFrame:
                 "shared_lr": cell["shared_lr"].iloc[0],
                 "mean": over_seeds.mean if over_seeds else None,
                 "ci95": over_seeds.half_width if over_seeds else None,
+                "window_error": cell["final_val_error"].astype(float).mean(),
                 "n": len(cell),
                 "diverged": int(counts.get(Status.DIVERGED, 0)),
                 "missing": int(
@@ -64,9 +66,9 @@ def final_losses(runs: pd.DataFrame) -> pd.DataFrame:
                 ),
             }
         )
-    columns = [*_CELL, "shared_lr", "mean", "ci95", "n", "diverged", "missing"]
-    numbers = ("lr", "shared_lr", "mean", "ci95")
-    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(numbers, float))
+    numbers = ["shared_lr", "mean", "ci95", "window_error"]
+    columns = [*_CELL, *numbers, "n", "diverged", "missing"]
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(["lr", *numbers], float))
 
 
 def best_lr(runs: pd.DataFrame) -> pd.DataFrame:
@@ -136,3 +138,9 @@ def show(row: pd.Series) -> str:
 def show_lr(row: pd.Series) -> str:
     """Return the learning rate of a row of `best_lr` as text, marked if at the sweep's edge."""
     return number(row["lr"]) + (", edge" if row["edge"] else "")
+
+
+def show_own(row: pd.Series) -> str:
+    """Return a row of `best_lr` as text: the best cell, its rate, and the fitted optimum if any."""
+    fit = f"; fit {row['fitted_loss']:.3f} at {row['fitted_lr']:.2g}"
+    return f"{show(row)} [{show_lr(row)}{'' if math.isnan(row['fitted_loss']) else fit}]"

@@ -1,9 +1,10 @@
 """Code that all figures share: size, output, labels of lines, missing runs, range of losses."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 
 from experiments.files import atomic
@@ -136,34 +137,77 @@ def name_missing_runs(axis: Axes, runs: pd.DataFrame) -> None:
 
 
 def draw_levels(axis: Axes, runs: pd.DataFrame) -> None:
-    """Draw the losses of a unigram and of a bigram model as lines, once the range of y is set.
+    """Draw the losses of a unigram and of a bigram model as lines, once the ranges are set.
 
-    The range stays as it is. A level outside of it is written at the edge, with its value.
+    The ranges stay as they are. A level outside of them is written at the edge, with its value. If
+    runs differ in length, the levels are those of the longest runs, which are the lowest.
 
     Args:
-        axis: axes whose y is a loss in nats per token.
+        axis: axes with their curves, whose y is a loss in nats per token.
         runs: the runs that it shows, with the columns unigram_loss and bigram_loss.
     """
+    to_axes = axis.transData - axis.transAxes
+    taken = [to_axes.transform(line.get_xydata()) for line in axis.lines]
+    levels = {name: runs[f"{name}_loss"].astype(float).min() for name in ("unigram", "bigram")}
     low, high = axis.get_ylim()
-    for name in ("unigram", "bigram"):
-        for level in runs[f"{name}_loss"].dropna().unique():
-            is_inside = low <= level <= high
-            if is_inside:
-                axis.axhline(level, color="0.6", linewidth=0.6, zorder=0)
-            is_below = level < low
-            text = name if is_inside else f"{name} {level:.2f} {'↓' if is_below else '↑'}"
-            axis.annotate(
-                text,
-                # Curves fall from left to right, so these corners are free.
-                xy=(0.02 if is_below else 0.99, min(max(level, low), high)),
-                xycoords=("axes fraction", "data"),
-                xytext=(0, 10 if is_below else 2 if is_inside else -2),
-                textcoords="offset points",
-                ha="left" if is_below else "right",
-                va="top" if level > high else "bottom",
-                fontsize=6,
-                color="0.4",
-            )
+    for height, text, offset in _level_names(levels, low, high):
+        if 0 < height < 1:
+            axis.axhline(low + height * (high - low), color="0.6", linewidth=0.6, zorder=0)
+        left, right = (_clearance(taken, at, height) for at in (0.0, 1 - _NAME_WIDTH))
+        is_left = left > right
+        axis.annotate(
+            text,
+            xy=(0.02 if is_left else 0.99, height),
+            xycoords="axes fraction",
+            xytext=(0, offset),
+            textcoords="offset points",
+            horizontalalignment="left" if is_left else "right",
+            verticalalignment="bottom" if offset > 0 else "top",
+            fontsize=6,
+            color="0.4",
+        )
+        begin = 0.0 if is_left else 1 - _NAME_WIDTH
+        taken.append(np.array([[begin, height], [begin + _NAME_WIDTH, height]]))
+
+
+_NAME_WIDTH = 0.3  # of the axes, which the name of a level may take
+
+
+def _level_names(
+    levels: Mapping[str, float], low: float, high: float
+) -> Iterator[tuple[float, str, float]]:
+    """Yield height as a fraction of the range, text, and distance of the text above it in points.
+
+    Levels above the range have one text at height 1, and those below it one at height 0.
+    """
+    for name, level in levels.items():
+        if low < level < high:
+            yield (level - low) / (high - low), name, 2
+    above = [f"{name} {level:.2f} ↑" for name, level in levels.items() if level >= high]
+    below = [f"{name} {level:.2f} ↓" for name, level in levels.items() if level <= low]
+    if above:
+        yield 1.0, "\n".join(above), -2
+    if below:
+        yield 0.0, "\n".join(below), 10  # above a note on missing runs
+
+
+def _clearance(curves: Sequence[np.ndarray], left: float, height: float) -> float:
+    """Return the smallest distance of curves from a height, beside a name that begins at `left`.
+
+    Args:
+        curves: points of each curve, shape (points, 2), as fractions of the axes.
+        left: where the name begins, as a fraction of the axes.
+        height: height of the name, as a fraction of the axes.
+    """
+    right = left + _NAME_WIDTH
+    distances = [np.inf]
+    for curve in curves:
+        x, y = curve[np.isfinite(curve).all(axis=1)].T
+        if len(x):
+            drawn = np.clip(np.linspace(left, right, 20), x.min(), x.max())
+            beside = drawn[(left <= drawn) & (drawn <= right)]
+            distances += np.abs(np.interp(beside, x, y) - height).tolist()
+    return min(distances)
 
 
 def zoom(axis: Axes, curves: Sequence[tuple[Sequence[float], Sequence[float]]]) -> None:

@@ -123,7 +123,7 @@ def _loss_of_steps(
     rows = rows.merge(line[["run", "seed", "line"]], on="run")
     # Of all logged steps, as in the summary, and not only of those with a validation.
     seconds = metrics.groupby("run")["step_seconds"].median()
-    rows = rows.assign(minutes=rows["step"] * rows["run"].map(seconds) / 60)
+    rows = rows.assign(minutes=rows["step"] * rows["run"].map(seconds).astype(float) / 60)
     losses = rows.pivot_table(index="step", columns="seed", values=column, observed=True)
     losses = losses.astype(float)
     # Without `where`, the rolling mean would continue after the last step of a seed.

@@ -34,6 +34,13 @@ def loss_over_lr(results: Results) -> tuple[Figure, pd.DataFrame]:
             markerfacecolor="none",
             color=style["color"],
         )
+    axis.set(
+        xscale="log",
+        xlim=(data["lr"].min() / 1.3, data["lr"].max() * 1.3),
+        xlabel="peak learning rate",
+        ylabel="final validation loss (nats per token)",
+        title=", ".join(results.runs["model"].unique()),
+    )
     shown = data["mean"].dropna()
     if len(shown):
         margin = 0.08 * (shown.max() - shown.min()) or 0.1
@@ -43,13 +50,6 @@ def loss_over_lr(results: Results) -> tuple[Figure, pd.DataFrame]:
     diverged = data[data["diverged"] > 0]
     for row in diverged.itertuples():
         axis.plot(row.lr, top, "x", color=style_of(row.optimizer)["color"], clip_on=False)
-    axis.set(
-        xscale="log",
-        xlim=(data["lr"].min() / 1.3, data["lr"].max() * 1.3),
-        xlabel="peak learning rate",
-        ylabel="final validation loss (nats per token)",
-        title=", ".join(results.runs["model"].unique()),
-    )
     ends = data.dropna(subset="mean").sort_values("lr").groupby("label", sort=False).last()
     labels = [
         (row["mean"], label, style_of(row["optimizer"])["color"]) for label, row in ends.iterrows()

@@ -46,6 +46,7 @@ def label_points(axis: Axes, points: Sequence[Point]) -> None:
     """
     axis.figure.draw_without_rendering()  # sets the final place of the axes in the figure
     taken = [_marker(axis, point) for point in points]
+    taken += [text.get_window_extent() for text in axis.texts]
     for point in points:
         if point.text:
             taken.append(_write(axis, point, taken))

@@ -2,7 +2,14 @@
 
 import pandas as pd
 
-from analysis.estimates.losses import best_lr, final_losses, is_sweep, protocols, show, show_lr
+from analysis.estimates.losses import (
+    best_lr,
+    final_losses,
+    is_sweep,
+    protocols,
+    show_lr,
+    show_own,
+)
 from analysis.frames import Results
 from analysis.papers.numbers import load_paper
 from analysis.tables.cells import Table, cell_texts, labelled, row_names
@@ -36,9 +43,9 @@ def loss_by_optimizer(results: Results) -> Table:
             )
         own = best[(best["model"] == model) & best["label"].isin(names.index)]
         if len(own):
-            columns[f"{model}, own lr"] = {
-                row["label"]: f"{show(row)} [{show_lr(row)}]" for _, row in own.iterrows()
-            }
+            columns[f"{model}, own lr"] = {row["label"]: show_own(row) for _, row in own.iterrows()}
+        errors = of_model.assign(row=row_names(of_model)).groupby("row")["window_error"].max()
+        columns[f"{model}, windows ±"] = errors.dropna().map("{:.3f}".format).to_dict()
     models = [model for model in planned["model"].unique() if model in published]
     if not models and "large_scale" in set(runs["experiment"]):
         models = list(paper["state_mib_per_device"])

@@ -238,7 +238,7 @@ def test_tables_are_written_for_machines_for_readers_and_for_papers(comparison, 
     assert "| AdamW       | 3.100 ± 0.248 (n=3)" in (folder / "table4.md").read_text()
     latex = (folder / "table4.tex").read_text()
     assert r"\toprule" in latex
-    assert r"AdamW & 3.100 $\pm$ 0.248 (n=3) & 2.950 \\" in latex
+    assert r"AdamW & 3.100 $\pm$ 0.248 (n=3) & 0.020 & 2.950 \\" in latex
 
 
 def test_every_table_can_be_written_before_any_run_is_done(results_folder):

@@ -85,6 +85,10 @@ def early_area(results: Results, question: Question) -> Iterator[Finding]:
             for cell in best
         ]
         pairs = pd.DataFrame(dict(zip("ab", areas, strict=True))).dropna()
+        if pairs.empty:
+            finding = Finding(measured="no pair has logged training losses", scale=each.scale)
+            yield replace(finding, rule=rule)
+            continue
         mean = mean_of(pairs["a"] - pairs["b"])
         low, high = mean.interval(INTERVAL)
         enough = len(pairs) >= question.least

@@ -46,7 +46,9 @@ def stability(results: Results, question: Question) -> Iterator[Finding]:
         pairs = pairs[pairs.index.get_level_values("lr") <= highest]
         n, tried = len(pairs), pairs.index.get_level_values("lr").nunique()
         if not n:
-            yield Finding(INCONCLUSIVE, "the other is stable at no common rate", rule=rule)
+            yield Finding(
+                INCONCLUSIVE, "no rate at which the other is known to be stable", rule=rule
+            )
             continue
         count, of_b = int(pairs["a"].sum()), int(pairs["b"].sum())
         table = [[count, n - count], [of_b, n - of_b]]
@@ -117,10 +119,14 @@ def late_collapse(results: Results, question: Question) -> Iterator[Finding]:
 
 
 def _unstable(cell: pd.DataFrame) -> pd.Series:
-    """Return whether each run that ended diverged or had a spike, indexed by lr and seed."""
+    """Return whether each run that ended diverged or had a spike, indexed by lr and seed.
+
+    Runs of which it is not known, because their summaries are from before spikes were counted, are
+    left out.
+    """
     ended = cell[cell["status"].isin(ENDED)].set_index(["lr", "seed"])
-    spikes = pd.to_numeric(ended["spikes"], errors="coerce").fillna(0)
-    return (ended["status"] == Status.DIVERGED) | (spikes > 0)
+    diverged, spikes = ended["status"] == Status.DIVERGED, ended["spikes"].astype(float)
+    return (diverged | (spikes > 0))[diverged | spikes.notna()]
 
 
 def _highest_rate(count: int, n: int) -> float:
@@ -135,6 +141,8 @@ def _counted(collapsed: pd.Series, least: int, absent: str) -> Finding:
     """Return a finding by the number of runs that collapsed; `absent` is its verdict for none."""
     count, n = int(collapsed.sum()), len(collapsed)
     verdict = INCONCLUSIVE
-    if n >= least:
-        verdict = SUPPORTED if count == n else INCONCLUSIVE if count else absent
+    if n >= least and count == n:
+        verdict = SUPPORTED
+    elif count == 0 and (n >= least or absent == NOT_TESTED):
+        verdict = absent
     return Finding(verdict, f"{count} of {n} runs", value=count / n if n else math.nan, n=n)
