@@ -62,7 +62,7 @@ EFFECTIVE_STEPS = (
     "Effective step D of PowerStep, |m|^(β-1), and of AdamW, 1/(√v̂ + ε), in units of the learning"
     " rate, over the coordinates of each type of layer. Bands: 0.1 to 99.9, 5 to 95 and 25 to 75 %;"
     " line: median; dotted: smallest and largest. Grey: PowerStep's lower bound with clipped"
-    " gradients."
+    " gradients, and AdamW's upper bound 1/ε."
 )
 EFFECTIVE_TAILS = (
     "Share of coordinates whose effective step exceeds a multiple of the median, at 10, 50 and"
@@ -70,8 +70,8 @@ EFFECTIVE_TAILS = (
 )
 EFFECTIVE_JOINT = (
     "Effective steps of PowerStep and of Adam on the same gradients, by coordinate, at the end of"
-    " training of either optimizer. The line is where they are equal, once PowerStep's is"
-    " divided by 1-γ. ρ is the rank correlation."
+    " training of either optimizer; brighter colours are more coordinates, on a log scale. The"
+    " line is where they are equal, once PowerStep's is divided by 1-γ. ρ is the rank correlation."
 )
 DISPLACEMENTS = (
     "Displacement of a coordinate in one step, |m|^β of PowerStep and |m̂|/(√v̂ + ε) of AdamW, in"
@@ -83,13 +83,14 @@ ROUNDING = (
     " of the update and share of flipped signs, after one rounding and kept over the steps."
 )
 EFFECTIVE_TABLE = (
-    "Effective steps at the end of training: median D/η, its 99.9 % quantile and its maximum over"
-    " the median, share of coordinates with zero momentum, and the agreement with Adam's effective"
-    " steps on the same gradients."
+    "Effective steps of PowerStep at the end of training, means over seeds: median D/η, its 99.9 %"
+    " quantile and its maximum over the median, share of coordinates with zero momentum, and the"
+    " agreement with Adam's effective steps on the same gradients."
 )
 ROUNDING_TABLE = (
-    "Rounding the momentum at the end of training: relative error of the momentum and of the"
-    " update, flipped signs, and momenta that become 0, after one rounding / kept over the steps."
+    "Rounding the momentum at the end of training, means over seeds: relative error of the momentum"
+    " and of the update, flipped signs, and momenta that become 0, after one rounding / kept over"
+    " the steps."
 )
 
 
@@ -128,7 +129,8 @@ def loss_by_optimizer(subject: str) -> str:
         " 95 % confidence interval. In a column 'lr' all optimizers have that learning rate, which"
         " is the paper's protocol. In a column 'own lr' each has its own best learning rate (in"
         " brackets), chosen from the rates of its sweep; 'fit' is the minimum of a quadratic"
-        " through the nearest rates. 'windows ±' is the standard error over the validation windows."
+        " through the nearest rates, ± half-width of its 95 % confidence interval."
+        " 'windows ±' is the standard error over the validation windows."
     )
 
 

@@ -15,6 +15,7 @@ from experiments.runs.effective_steps import BINS, HISTOGRAMS_FILE, bin_edges
 from experiments.runs.folder import ResultsFolder
 
 GAMMA, BETA = 0.9, 0.1  # of PowerStep, unless a run varies them
+EPS = 1e-8  # of Adam
 QUANTILES = (0.0, 1e-4, 1e-3, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999, 0.9999, 1.0)
 
 # The quantity that an optimizer's effective step and its displacement follow from.
@@ -85,7 +86,7 @@ def merged(rows: pd.DataFrame, layers: Iterable[str]) -> pd.DataFrame:
             | {"smallest": cell["smallest"].min(), "largest": cell["largest"].max()}
             | {"first_bin": first, "counts": counts[first : last + 1]}
         )
-    return pd.DataFrame(found)
+    return pd.DataFrame(found, columns=rows.columns.drop("layer"))
 
 
 def survival(row: object, exponent: float) -> tuple[np.ndarray, np.ndarray]:
@@ -107,12 +108,17 @@ def survival(row: object, exponent: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def at_fractions(rows: pd.DataFrame, fractions: Iterable[float] = (0.1, 0.5, 1.0)) -> pd.DataFrame:
-    """Return the rows at the logged steps nearest to fractions of a run, with the column `at`."""
+    """Return the rows at the logged steps nearest to fractions of a run, with the column `at`.
+
+    A run that diverged has no rows for fractions that it did not reach.
+    """
     found = []
     for _, of_run in rows.groupby("run", sort=False):
         steps = of_run["step"].unique()
         for fraction in fractions:
             wanted = fraction * of_run["planned_steps"].iloc[0]
+            if wanted > steps.max():
+                continue
             nearest = steps[np.abs(steps - wanted).argmin()]
             found.append(of_run[of_run["step"] == nearest].assign(at=fraction))
     return pd.concat(found, ignore_index=True) if found else rows.assign(at=np.nan)

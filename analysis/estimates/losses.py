@@ -84,7 +84,8 @@ def best_lr(runs: pd.DataFrame) -> pd.DataFrame:
         The chosen rows of `final_losses`, with the columns `tried` (number of rates in the sweep),
         `edge` (whether a rate outside the sweep may be better: the best is the lowest or highest of
         several rates, or the fitted optimum is within its standard error of the edge), and
-        `fitted_lr`, `fitted_loss` and `fitted_error` (analysis.estimates.optimum; NaN without a
+        `fitted_lr`, `fitted_loss` and `fitted_ci95` (the fitted optimum of
+        analysis.estimates.optimum, with the half-width of the loss's 95 % interval; NaN without a
         fit).
     """
     runs = runs[is_sweep(runs)]
@@ -107,10 +108,10 @@ def best_lr(runs: pd.DataFrame) -> pd.DataFrame:
                 "edge": is_extreme or is_tied,
                 "fitted_lr": 2**own.log2_lr.value if own else math.nan,
                 "fitted_loss": own.loss.value if own else math.nan,
-                "fitted_error": own.loss.error if own else math.nan,
+                "fitted_ci95": own.loss.interval(0.95)[1] - own.loss.value if own else math.nan,
             }
         )
-    added = ["tried", "edge", "fitted_lr", "fitted_loss", "fitted_error"]
+    added = ["tried", "edge", "fitted_lr", "fitted_loss", "fitted_ci95"]
     best = pd.DataFrame(chosen, columns=[*sweep.columns, *added])
     # Columns of a frame without rows would be of dtype object.
     return best.astype(dict(sweep.dtypes) | dict.fromkeys(added[2:], float))
@@ -142,5 +143,8 @@ def show_lr(row: pd.Series) -> str:
 
 def show_own(row: pd.Series) -> str:
     """Return a row of `best_lr` as text: the best cell, its rate, and the fitted optimum if any."""
-    fit = f"; fit {row['fitted_loss']:.3f} at {row['fitted_lr']:.2g}"
-    return f"{show(row)} [{show_lr(row)}{'' if math.isnan(row['fitted_loss']) else fit}]"
+    best = f"{show(row)} [{show_lr(row)}"
+    if math.isnan(row["fitted_loss"]):
+        return f"{best}]"
+    half = "" if math.isnan(row["fitted_ci95"]) else f" ± {row['fitted_ci95']:.3f}"
+    return f"{best}; fit {row['fitted_loss']:.3f}{half} at {row['fitted_lr']:.2g}]"

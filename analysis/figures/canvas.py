@@ -148,9 +148,8 @@ def draw_levels(axis: Axes, runs: pd.DataFrame) -> None:
     """
     to_axes = axis.transData - axis.transAxes
     taken = [to_axes.transform(line.get_xydata()) for line in axis.lines]
-    levels = {name: runs[f"{name}_loss"].astype(float).min() for name in ("unigram", "bigram")}
     low, high = axis.get_ylim()
-    for height, text, offset in _level_names(levels, low, high):
+    for height, text, offset in _level_names(_levels(runs), low, high):
         if 0 < height < 1:
             axis.axhline(low + height * (high - low), color="0.6", linewidth=0.6, zorder=0)
         left, right = (_clearance(taken, at, height) for at in (0.0, 1 - _NAME_WIDTH))
@@ -168,6 +167,15 @@ def draw_levels(axis: Axes, runs: pd.DataFrame) -> None:
         )
         begin = 0.0 if is_left else 1 - _NAME_WIDTH
         taken.append(np.array([[begin, height], [begin + _NAME_WIDTH, height]]))
+
+
+def with_levels(data: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the data of a figure with the levels that `draw_levels` draws, as two columns."""
+    return data.assign(**{f"{name}_loss": level for name, level in _levels(runs).items()})
+
+
+def _levels(runs: pd.DataFrame) -> dict[str, float]:
+    return {name: runs[f"{name}_loss"].astype(float).min() for name in ("unigram", "bigram")}
 
 
 _NAME_WIDTH = 0.3  # of the axes, which the name of a level may take

@@ -46,7 +46,7 @@ def loss_curves(results: Results) -> tuple[Figure, pd.DataFrame]:
     axes[0].set_ylabel("loss (nats per token)")
     _label(axes[1], data[data["panel"] == "validation"], results.runs, "step")
     canvas.name_missing_runs(axes[0], results.runs)
-    return figure, data
+    return figure, canvas.with_levels(data, results.runs)
 
 
 def loss_over_cost(results: Results) -> tuple[Figure, pd.DataFrame]:
@@ -68,7 +68,7 @@ def loss_over_cost(results: Results) -> tuple[Figure, pd.DataFrame]:
     axes[0].set_ylabel("validation loss (nats per token)")
     _label(axes[1], data, results.runs, "minutes")
     canvas.name_missing_runs(axes[0], results.runs)
-    return figure, data
+    return figure, canvas.with_levels(data, results.runs)
 
 
 _TITLES = {"train": "training", "validation": "validation"}

@@ -1,5 +1,7 @@
 """Figures of effective steps, displacements and rounding, from what runs have logged."""
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -7,6 +9,7 @@ from matplotlib.figure import Figure
 
 from analysis.estimates.effective_steps import (
     BETA,
+    EPS,
     GAMMA,
     at_fractions,
     merged,
@@ -39,13 +42,13 @@ _OPTIMIZERS = {"powerstep": "PowerStep", "adamw": "AdamW"}
 def effective_steps(results: Results) -> tuple[Figure, pd.DataFrame]:
     """Draw how the distribution of the effective step moves during training."""
     bound = (results.runs["grad_clip_norm"].iloc[0] / (1 - GAMMA)) ** (BETA - 1)
-    return _fans(results, "effective step", "D/η", bound)
+    return _fans(results, "effective step", "D/η", {"powerstep": bound, "adamw": 1 / EPS})
 
 
 def displacements(results: Results) -> tuple[Figure, pd.DataFrame]:
     """Draw how the distribution of the displacement moves during training."""
     bound = (results.runs["grad_clip_norm"].iloc[0] / (1 - GAMMA)) ** BETA
-    return _fans(results, "displacement", "displacement/η", bound)
+    return _fans(results, "displacement", "displacement/η", {"powerstep": bound})
 
 
 def effective_tails(results: Results) -> tuple[Figure, pd.DataFrame]:
@@ -144,27 +147,34 @@ def rounding(results: Results) -> tuple[Figure, pd.DataFrame]:
     return figure, rows
 
 
-def _fans(results: Results, measure: str, label: str, bound: float) -> tuple[Figure, pd.DataFrame]:
+def _fans(
+    results: Results, measure: str, label: str, bounds: dict[str, float]
+) -> tuple[Figure, pd.DataFrame]:
     rows = _first_runs(read_logged(results))
     figure, axes = canvas.new(columns=len(_PANELS), rows=len(_OPTIMIZERS), height=1.8)
     data = []
-    for number, axis in enumerate(axes):
-        of = [*_OPTIMIZERS][number // len(_PANELS)]
-        panel = [*_PANELS][number % len(_PANELS)]
-        of_run = rows[rows["optimizer"] == of] if len(rows) else rows
-        if len(of_run):
-            fan = quantiles(merged(of_run, _PANELS[panel]), of, measure=measure)
+    for number, (axis, (of, panel)) in enumerate(
+        zip(axes, product(_OPTIMIZERS, _PANELS), strict=True)
+    ):
+        of_run = rows[rows["optimizer"] == of]
+        fan = quantiles(merged(of_run, _PANELS[panel]), of, measure=measure)
+        axis.set(xscale="log", yscale="log")
+        column = number % len(_PANELS)
+        if column:
+            axis.sharey(axes[number - column])
+            axis.tick_params(labelleft=False)
+        else:
+            axis.set_ylabel(f"{_OPTIMIZERS[of]}: {label}")
+        if len(fan):
             _draw_fan(axis, fan, style_of(of)["color"])
             data.append(fan.assign(panel=panel))
-        if of == "powerstep":
-            axis.axhline(bound, color="0.5", linewidth=0.6)
-        axis.set(xscale="log", yscale="log")
+        if of in bounds:
+            axis.axhline(bounds[of], color="0.5", linewidth=0.6)
         if number < len(_PANELS):
             axis.set_title(panel)
         else:
             axis.set_xlabel("step")
-        if number % len(_PANELS) == 0:
-            axis.set_ylabel(f"{_OPTIMIZERS[of]}: {label}")
+    canvas.name_missing_runs(axes[0], results.runs)
     return figure, _joined(data)
 
 

@@ -56,7 +56,7 @@ def loss_over_lr(results: Results) -> tuple[Figure, pd.DataFrame]:
     ]
     canvas.label_ends(axis, float(data["lr"].max()), labels)
     canvas.name_missing_runs(axis, results.runs)
-    return figure, data
+    return figure, canvas.with_levels(data, results.runs)
 
 
 def loss_over_state(results: Results) -> tuple[Figure, pd.DataFrame]:
@@ -105,7 +105,7 @@ def loss_over_state(results: Results) -> tuple[Figure, pd.DataFrame]:
     colors = [style_of(optimizer)["color"] for optimizer in marked["optimizer"]]
     label_points(axis, [Point(*at, *rest) for at, *rest in zip(places, once, colors, strict=True)])
     canvas.name_missing_runs(axis, results.runs)
-    return figure, data
+    return figure, canvas.with_levels(data, results.runs)
 
 
 def _planned(runs: pd.DataFrame) -> pd.DataFrame:

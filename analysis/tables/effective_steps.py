@@ -8,10 +8,14 @@ from analysis.tables.cells import Table
 from experiments.runs.effective_steps import COMPARISONS_FILE, ROUNDING_FILE
 
 _KEYS = ["run", "step", "layer"]
+_SHOWN = ["model", "optimizer", "layer"]
 
 
 def effective_steps(results: Results) -> Table:
-    """Return quantiles of both effective steps; shown are those of PowerStep at the end."""
+    """Return quantiles of both effective steps.
+
+    Shown are PowerStep's at the end of training, as means over the seeds.
+    """
     rows = read_logged(results)
     if rows.empty:
         return _without_runs()
@@ -22,32 +26,34 @@ def effective_steps(results: Results) -> Table:
     ends = at_fractions(numbers[numbers["of"] == "powerstep"], [1.0]).merge(
         compared[[*_KEYS, "spearman", "log_ratio_iqr"]], on=_KEYS, how="left"
     )
-    shown = pd.DataFrame(
-        {
-            "model": ends["model"],
-            "run of": ends["optimizer"],
-            "median D/η": ends[0.5].map("{:.3g}".format),
-            "q99.9/median": (ends[0.999] / ends[0.5]).map("{:.3g}".format),
-            "max/median": (ends[1.0] / ends[0.5]).map("{:.3g}".format),
-            "zeros": (ends["zeros"] / ends["count"]).map("{:.1%}".format),
-            "rank correlation": ends["spearman"].map("{:.2f}".format, na_action="ignore"),
-            "IQR of log10 ratio": ends["log_ratio_iqr"].map("{:.2f}".format, na_action="ignore"),
-        }
-    )
-    return numbers, shown.set_index(pd.Index(ends["layer"], name="layer"))
+    shares = {
+        "median D/η": ends[0.5],
+        "q99.9/median": ends[0.999] / ends[0.5],
+        "max/median": ends[1.0] / ends[0.5],
+        "zeros": ends["zeros"] / ends["count"],
+        "rank correlation": ends["spearman"],
+        "IQR of log10 ratio": ends["log_ratio_iqr"],
+    }
+    means = ends[_SHOWN].assign(**shares).groupby(_SHOWN, sort=False).mean().reset_index()
+    digits = dict(zip(shares, ["{:.3g}"] * 3 + ["{:.1%}"] + ["{:.2f}"] * 2, strict=True))
+    for name, digit in digits.items():
+        means[name] = means[name].map(digit.format, na_action="ignore")
+    return numbers, means.rename(columns={"optimizer": "run of"}).set_index("layer")
 
 
 def rounding(results: Results) -> Table:
-    """Return the errors of rounding; shown are those at the end of PowerStep's run."""
+    """Return the errors of rounding; shown are those at the end of PowerStep's runs, as means."""
     numbers = read_logged(results, ROUNDING_FILE)
     if numbers.empty:
         return _without_runs()
     ends = at_fractions(numbers[numbers["optimizer"] == "powerstep"], [1.0])
-    once, kept = (ends[ends["accumulated"] == flag] for flag in (False, True))
-    both = once.merge(
-        kept, on=["run", "model", "layer", "format"], suffixes=("", "_kept"), how="left"
+    keys = ["model", "layer", "format"]
+    once, kept = (
+        ends[ends["accumulated"] == flag].groupby(keys, sort=False).mean(numeric_only=True)
+        for flag in (False, True)
     )
-    shown = pd.DataFrame({"model": both["model"], "format": both["format"]})
+    both = once.join(kept, rsuffix="_kept").reset_index()
+    shown = both[["model", "format"]].copy()
     for column, name in (
         ("m_error", "error of m"),
         ("u_error", "error of u"),

@@ -33,6 +33,7 @@ def run(optimizer: str, loss: float, seed: int = 0, lr: float = 1e-3, **columns:
         "status": "diverged" if diverged else "completed",
         "steps": 50 if diverged else 100,
         "final_val_loss": math.nan if diverged else loss,
+        "final_val_error": math.nan if diverged else 0.02,
         "best_val_loss": 3.0 if diverged else loss,
         "rise": 0.0,
         "spikes": 0,

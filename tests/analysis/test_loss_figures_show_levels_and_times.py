@@ -1,5 +1,7 @@
 """Figures of losses show the levels of n-gram models, true times, and every line distinctly."""
 
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -78,4 +80,44 @@ def test_unknown_levels_are_not_drawn(results_folder):
     with plt.style.context(canvas.STYLE):
         figure, _ = loss_curves(read(results_folder, [row]))
     assert not [text for text in figure.axes[0].texts if "gram" in text.get_text()]
+    plt.close(figure)
+
+
+@pytest.mark.parametrize(("unigram", "bigram"), [(1.5, 1.4), (9.5, 9.4), (5.1, 9.0), (6.5, 3.01)])
+def test_the_names_of_levels_cover_neither_each_other_nor_curves(results_folder, unigram, bigram):
+    rows = [
+        planned(name, lr=lr, unigram_loss=unigram, bigram_loss=bigram)
+        for name in ("adamw", "powerstep")
+        for lr in (1e-3, 2e-3, 4e-3)
+    ]
+    for row in rows:  # validation losses fall from 4.8 to 3 and from 6.8 to 5
+        write_run(results_folder, row, 3.0 + 2 * (row["optimizer"] == "powerstep"))
+    with plt.style.context(canvas.STYLE):
+        figure, _ = loss_curves(read(results_folder, rows))
+        figure.draw_without_rendering()
+    for axis in figure.axes:
+        names = [text for text in axis.texts if "gram" in text.get_text()]
+        assert "".join(text.get_text() for text in names).count("gram") == 2
+        boxes = [text.get_window_extent() for text in names]
+        assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+        paths = [line.get_transform().transform_path(line.get_path()) for line in axis.lines]
+        curves = [path for path in paths if len(path.vertices) > 2]
+        assert not any(path.intersects_bbox(box, filled=False) for path in curves for box in boxes)
+    plt.close(figure)
+
+
+def test_of_runs_that_differ_in_length_the_longest_have_the_levels(results_folder):
+    rows = [
+        planned("adamw", argument="training.steps", value=str(steps), planned_steps=steps, **levels)
+        for steps, levels in (
+            (50, {"unigram_loss": 4.5, "bigram_loss": 4.0}),
+            (100, {"unigram_loss": 4.4, "bigram_loss": 3.5}),
+        )
+    ]
+    for row in rows:
+        write_run(results_folder, row, 3.0)
+    with plt.style.context(canvas.STYLE):
+        figure, _ = loss_curves(read(results_folder, rows))
+    levels = [line.get_ydata()[0] for line in figure.axes[1].lines if line.get_zorder() == 0]
+    assert levels == pytest.approx([4.4, 3.5])
     plt.close(figure)

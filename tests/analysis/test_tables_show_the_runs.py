@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
+from scipy import stats
 
 from analysis.catalogue import tables
 from analysis.estimates.losses import best_lr
@@ -136,6 +137,37 @@ def test_both_protocols_stand_side_by_side(results_folder):
     _, shown = loss_by_optimizer(read_results(plan, results_folder).of(tables(plan)["table4"].rows))
     assert shown.loc["AdamW", "gpt2-pico, lr 0.001"] == "3.000 (n=1)"
     assert shown.loc["AdamW", "gpt2-pico, own lr"] == "2.500 (n=1) [0.003, edge]"
+
+
+def test_the_best_of_a_sweep_stands_beside_the_minimum_of_its_curve(results_folder):
+    rates = np.array([1e-3, 2e-3, 4e-3])
+    noise = np.array([[0.0, 0.01, -0.01], [0.02, -0.01, -0.01]])  # of each seed and rate
+    losses = 3.0 + 0.1 * np.log2(rates / 1.5e-3) ** 2 + noise
+    rows = [planned("adamw"), planned("powerstep")]
+    rows += [
+        planned("adamw", seed, experiment="learning_rate", lr=lr) for seed in (0, 1) for lr in rates
+    ]
+    for row, final in zip(rows, [3.0, 3.0, *losses.ravel()], strict=True):
+        write_run(results_folder, row, final)
+    results = read_results(read_plan(write_plan(results_folder, rows)), results_folder)
+    _, shown = loss_by_optimizer(results)
+    # A parabola through three means. The error of its minimum, by propagation of the means' errors,
+    # where each residual from the means of rates and seeds has one of two degrees of freedom.
+    x = np.log2(rates)
+    lowest = []
+    for moved in (np.zeros(3), *(1e-6 * np.eye(3))):
+        a, b, c = np.polyfit(x - x[1], losses.mean(axis=0) + moved, 2)
+        lowest.append((c - b**2 / (4 * a), 2 ** (x[1] - b / (2 * a))))
+    at, least = lowest[0][1], lowest[0][0]
+    gradient = (np.array([one for one, _ in lowest[1:]]) - least) / 1e-6
+    residuals = losses - losses.mean(axis=0) - losses.mean(axis=1, keepdims=True) + losses.mean()
+    error = np.sqrt((residuals**2).sum() / 2 * (gradient**2).sum() / 2)
+    best = losses.mean(axis=0).argmin()
+    cell = shown.loc["AdamW", "gpt2-pico, own lr"]
+    fit = f"fit {least:.3f} ± {stats.t.ppf(0.975, 2) * error:.3f} at {at:.2g}]"
+    assert cell.startswith(f"{losses.mean(axis=0)[best]:.3f} ± ")
+    assert cell.endswith(f"[{rates[best]:g}{', edge' if best in (0, 2) else ''}; {fit}")
+    assert pd.isna(shown.loc["PowerStep", "gpt2-pico, own lr"])
 
 
 def test_only_the_shared_rate_is_called_shared(results_folder):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.claims.definitions import Question
-from analysis.claims.selection import runs_of, scale, where
+from analysis.claims.selection import Compared, each_model, where
 from analysis.claims.verdicts import INCONCLUSIVE, INTERVAL, NOT_SUPPORTED, SUPPORTED, Finding
 from analysis.estimates.effective_steps import (
     BETA,
@@ -18,11 +18,18 @@ from analysis.estimates.effective_steps import (
 )
 from analysis.estimates.statistics import Measured
 from analysis.frames import Results
-from experiments.runs.effective_steps import ALL, COMPARISONS_FILE, ROUNDING_FILE
+from experiments.runs.effective_steps import (
+    ALL,
+    COMPARISONS_FILE,
+    HISTOGRAMS_FILE,
+    ROUNDING_FILE,
+)
+from experiments.runs.summary import Status
 
 _DECADE = 10.0
 _SIZES = 3  # numbers of parameters that a growth with size needs
 _SPEARMAN, _IQR = 0.9, 0.3  # bounds of "close to Adam's"
+_AGREE = "Inconclusive if the runs disagree."
 
 
 def effective_step_from_below(results: Results, question: Question) -> Iterator[Finding]:
@@ -30,25 +37,25 @@ def effective_step_from_below(results: Results, question: Question) -> Iterator[
 
     Clipping bounds ‖g‖ by C, so |m| ≤ C/(1-γ) and D ≥ (C/(1-γ))^(β-1).
     """
-    for model, runs, steps in _by_model(results, question):
-        bound = (runs["grad_clip_norm"].iloc[0] / (1 - GAMMA)) ** (BETA - 1)
-        lowest = steps[0.0].min()
-        late = steps[steps["step"] > runs["warmup_steps"].iloc[0]]
+    for each, steps in _by_model(results, question):
+        bound = (each.a["grad_clip_norm"].iloc[0] / (1 - GAMMA)) ** (BETA - 1)
+        lowest = steps.groupby("run")[0.0].min()
+        late = steps[steps["step"] > each.a["warmup_steps"].iloc[0]]
         medians = late.groupby(["run", "layer"])[0.5]
         drifts = medians.max() / medians.min()
-        is_bounded, is_steady = lowest >= bound * (1 - 1e-6), drifts.max() < _DECADE
+        is_steady = drifts.groupby("run").max() < _DECADE
         yield Finding(
-            SUPPORTED if is_bounded and is_steady else NOT_SUPPORTED,
-            f"smallest D/η {lowest:.3g}, bound {bound:.3g}; after the warm-up the median drifts by"
-            f" a factor of {drifts.max():.2g} ({drifts.idxmax()[1]}), of {drifts.median():.2g} in"
-            " the median layer type",
+            _unanimous((lowest >= bound * (1 - 1e-6)) & is_steady),
+            f"smallest D/η {lowest.min():.3g}, bound {bound:.3g}; after the warm-up the median"
+            f" drifts by a factor of {drifts.max():.2g} ({drifts.idxmax()[1]}), of"
+            f" {drifts.median():.2g} in the median layer type",
             "all logged steps and layer types",
-            model,
-            float(lowest),
-            n=steps["run"].nunique(),
+            each.scale,
+            float(lowest.min()),
+            n=len(lowest),
             rule="Supported if no effective step is below (C/(1-γ))^(β-1)·η, with gradients clipped"
             " to C, and the median of every layer type drifts by less than a decade after the"
-            " warm-up; else not supported.",
+            f" warm-up; else not supported. {_AGREE}",
         )
 
 
@@ -63,19 +70,24 @@ def effective_step_from_above(results: Results, question: Question) -> Iterator[
         " sizes. The momentum changes its sign, so an exponent of 1-β is expected."
     )
     found = [
-        (steps[(steps["layer"] == ALL) & (steps["at"] == 1)], model)
-        for model, _, steps in _by_model(results, question, at=True)
+        (steps[(steps["layer"] == ALL) & (steps["at"] == 1)], each)
+        for each, steps in _by_model(results, question, at=True)
     ]
     if not found:
         return
     ends = pd.concat([end for end, _ in found])
     ratios = ends[1.0] / ends[0.5]
-    said = "; ".join(f"{model}: {(end[1.0] / end[0.5]).max():.3g}" for end, model in found)
+    said = ", ".join(f"{each.model} {(end[1.0] / end[0.5]).max():.3g}" for end, each in found)
     finding = Finding(
-        INCONCLUSIVE, f"max D / median D: {said}", "end of training", n=len(ends), rule=rule
+        INCONCLUSIVE,
+        f"max D / median D: {said}",
+        "end of training",
+        "; ".join(each.scale for _, each in found),
+        n=len(ends),
+        rule=rule,
     )
     sizes = (ends["count"] - ends["zeros"]).astype(float)
-    if sizes.nunique() >= _SIZES:
+    if ends["count"].nunique() >= _SIZES:  # zeros differ between the seeds of one size
         (slope, _), covariance = np.polyfit(np.log(sizes), np.log(ratios), 1, cov=True)
         exponent = Measured(float(slope), float(np.sqrt(covariance[0, 0])), len(ends) - 2)
         low, high = exponent.interval(INTERVAL)
@@ -95,50 +107,44 @@ def effective_step_from_above(results: Results, question: Question) -> Iterator[
 
 def displacement(results: Results, question: Question) -> Iterator[Finding]:
     """Describe the largest displacement η|m|^β, and how the tail of the effective step moves."""
-    for model, runs, _ in _by_model(results, question):
-        rows = read_logged(replace(results, runs=runs))
+    for each, rows in _logged(results, question):
         moved = quantiles(rows, "powerstep", [1.0], "displacement")
-        bound = (runs["grad_clip_norm"].iloc[0] / (1 - GAMMA)) ** BETA
+        bound = (each.a["grad_clip_norm"].iloc[0] / (1 - GAMMA)) ** BETA
         tails = at_fractions(quantiles(rows, "powerstep", [0.5, 0.999]))
         tails = tails.assign(tail=tails[0.999] / tails[0.5]).groupby(["run", "layer"])["tail"]
         yield Finding(
             measured=f"the largest displacement is {moved[1.0].max():.3g}·η, bound {bound:.3g}·η;"
             f" the 99.9 % quantile of D over its median changes by a factor of up to"
             f" {(tails.max() / tails.min()).max():.2g} from 10 % to 100 % of training",
-            scale=model,
+            scale=each.scale,
+            n=rows["run"].nunique(),
         )
 
 
 def effective_step_as_adams(results: Results, question: Question) -> Iterator[Finding]:
     """Judge whether the effective steps of PowerStep and Adam agree on the same gradients."""
-    for model, runs in _models(results, question):
-        rows = read_logged(replace(results, runs=runs), COMPARISONS_FILE)
-        if rows.empty:
-            continue
+    for each, rows in _logged(results, question, COMPARISONS_FILE):
         rows = rows[rows["layer"] != ALL]
         spearman, iqr = rows["spearman"], rows["log_ratio_iqr"]
-        is_close = (spearman >= _SPEARMAN).all() and (iqr <= _IQR).all()
+        is_close = (spearman >= _SPEARMAN) & (iqr <= _IQR)
         yield Finding(
-            SUPPORTED if is_close else NOT_SUPPORTED,
+            _unanimous(is_close.groupby(rows["run"]).all()),
             f"rank correlation {spearman.min():.2f} to {spearman.max():.2f} (median"
             f" {spearman.median():.2f}); interquartile range of the log10 ratio {iqr.min():.2f} to"
             f" {iqr.max():.2f} (median {iqr.median():.2f})",
             "every layer type, at 10, 50 and 100 % of training",
-            model,
+            each.scale,
             float(spearman.min()),
             n=rows["run"].nunique(),
             rule=f"Supported if in every layer type, at 10, 50 and 100 % of training, the rank"
             f" correlation is at least {_SPEARMAN} and the interquartile range of the log10 ratio"
-            f" at most {_IQR}; else not supported.",
+            f" at most {_IQR}; else not supported. {_AGREE}",
         )
 
 
 def rounding_errors(results: Results, question: Question) -> Iterator[Finding]:
     """Describe what rounding the momentum to `options: {format: …}` does to the update."""
-    for model, runs in _models(results, question):
-        rows = read_logged(replace(results, runs=runs), ROUNDING_FILE)
-        if rows.empty:
-            continue
+    for each, rows in _logged(results, question, ROUNDING_FILE):
         name = question.options["format"]
         rows = where(rows, layer=ALL, format=name)
         last = rows[rows["step"] == rows["planned_steps"]]
@@ -149,30 +155,36 @@ def rounding_errors(results: Results, question: Question) -> Iterator[Finding]:
             f" {once['zero_codes'].mean():.2%} of the momentum; kept over the steps, it changes the"
             f" update by {kept['u_error'].mean():.2%} and flips {kept['sign_flips'].mean():.2%}",
             protocol="the same gradients, end of training",
-            scale=model,
+            scale=each.scale,
             value=float(kept["u_error"].mean()),
             n=last["run"].nunique(),
         )
 
 
-def _models(results: Results, question: Question) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield the scale and the runs of each model whose runs logged effective steps."""
-    logging = where(results.runs, experiment="effective_steps")
-    for model in logging["model"].unique():
-        runs = runs_of(where(logging, model=model), question.a)
-        if len(runs):
-            yield scale(runs), runs
-
-
 def _by_model(
     results: Results, question: Question, *, at: bool = False
-) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
-    """Yield the scale, the runs and the quantiles of PowerStep's D/η of each model.
+) -> Iterator[tuple[Compared, pd.DataFrame]]:
+    """Yield the runs and the quantiles of PowerStep's D/η of each model.
 
     With `at`, only those at 10, 50 and 100 % of training.
     """
-    for model, runs in _models(results, question):
-        rows = read_logged(replace(results, runs=runs))
+    for each, rows in _logged(results, question):
+        yield each, quantiles(at_fractions(rows) if at else rows, "powerstep", [0.0, 0.5, 1.0])
+
+
+def _logged(
+    results: Results, question: Question, file: str = HISTOGRAMS_FILE
+) -> Iterator[tuple[Compared, pd.DataFrame]]:
+    """Yield the completed runs of each model and what they logged, the largest model first."""
+    runs = where(results.runs, experiment="effective_steps", status=Status.COMPLETED)
+    for each in each_model(runs, question):
+        rows = read_logged(replace(results, runs=each.runs), file)
         if len(rows):
-            steps = quantiles(at_fractions(rows) if at else rows, "powerstep", [0.0, 0.5, 1.0])
-            yield model, runs, steps
+            yield each, rows
+
+
+def _unanimous(holds: pd.Series) -> str:
+    """Return the verdict on a statement that holds, or does not, in each run."""
+    if holds.all():
+        return SUPPORTED
+    return INCONCLUSIVE if holds.any() else NOT_SUPPORTED
