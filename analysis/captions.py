@@ -60,9 +60,9 @@ _LEVELS = " Grey lines: the losses of a unigram and of a bigram model of the tra
 
 EFFECTIVE_STEPS = (
     "Effective step D of PowerStep, |m|^(β-1), and of AdamW, 1/(√v̂ + ε), in units of the learning"
-    " rate, over the coordinates of each type of layer. Bands: 0.1 to 99.9, 5 to 95 and 25 to 75 %;"
-    " line: median; dotted: smallest and largest. Grey: PowerStep's lower bound with clipped"
-    " gradients, and AdamW's upper bound 1/ε."
+    " rate, over the coordinates of each type of layer, in one run of each. Bands: 0.1 to 99.9, 5"
+    " to 95 and 25 to 75 %; line: median; dotted: smallest and largest. Grey: PowerStep's lower"
+    " bound with clipped gradients, and AdamW's upper bound 1/ε."
 )
 EFFECTIVE_TAILS = (
     "Share of coordinates whose effective step exceeds a multiple of the median, at 10, 50 and"

@@ -71,12 +71,15 @@ def quantiles(
     return chosen.drop(columns=["counts", "first_bin"]).join(values)
 
 
-def merged(rows: pd.DataFrame, layers: Iterable[str]) -> pd.DataFrame:
-    """Return the histograms of several layer types as one, for each run, step and quantity."""
-    chosen = rows[rows["layer"].isin([*layers])]
+def merged(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the histograms of all layer types as one, for each run, step and quantity.
+
+    Args:
+        rows: rows of `read_logged`, at least one, of different layer types.
+    """
     keys = ["run", "model", "optimizer", "seed", "planned_steps", "beta", "step", "quantity"]
     found = []
-    for key, cell in chosen.groupby(keys, sort=False):
+    for key, cell in rows.groupby(keys, sort=False):
         counts = sum(_dense(row) for row in cell.itertuples())
         used = np.flatnonzero(counts)
         first, last = (used[0], used[-1]) if len(used) else (0, -1)
@@ -86,7 +89,7 @@ def merged(rows: pd.DataFrame, layers: Iterable[str]) -> pd.DataFrame:
             | {"smallest": cell["smallest"].min(), "largest": cell["largest"].max()}
             | {"first_bin": first, "counts": counts[first : last + 1]}
         )
-    return pd.DataFrame(found, columns=rows.columns.drop("layer"))
+    return pd.DataFrame(found)
 
 
 def survival(row: object, exponent: float) -> tuple[np.ndarray, np.ndarray]:

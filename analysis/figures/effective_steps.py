@@ -78,6 +78,7 @@ def effective_tails(results: Results) -> tuple[Figure, pd.DataFrame]:
         if len(chosen):
             axis.legend(fontsize=6)
     axes[0].set_ylabel("share of coordinates above")
+    canvas.name_missing_runs(axes[0], results.runs)
     return figure, _joined(data)
 
 
@@ -140,6 +141,7 @@ def rounding(results: Results) -> tuple[Figure, pd.DataFrame]:
                     label=f"{name}, {'kept' if is_kept else 'once'}",
                 )
         axis.set(yscale="log", title=title)
+        axis.set_xlim(-0.5, max(1, rows["layer"].nunique()) - 0.5)  # with layers that have no error
         axis.tick_params(axis="x", rotation=60, labelsize=6)
     handles, labels = axes[0].get_legend_handles_labels()
     if labels:
@@ -156,8 +158,6 @@ def _fans(
     for number, (axis, (of, panel)) in enumerate(
         zip(axes, product(_OPTIMIZERS, _PANELS), strict=True)
     ):
-        of_run = rows[rows["optimizer"] == of]
-        fan = quantiles(merged(of_run, _PANELS[panel]), of, measure=measure)
         axis.set(xscale="log", yscale="log")
         column = number % len(_PANELS)
         if column:
@@ -165,16 +165,19 @@ def _fans(
             axis.tick_params(labelleft=False)
         else:
             axis.set_ylabel(f"{_OPTIMIZERS[of]}: {label}")
-        if len(fan):
-            _draw_fan(axis, fan, style_of(of)["color"])
-            data.append(fan.assign(panel=panel))
-        if of in bounds:
-            axis.axhline(bounds[of], color="0.5", linewidth=0.6)
         if number < len(_PANELS):
             axis.set_title(panel)
         else:
             axis.set_xlabel("step")
-    canvas.name_missing_runs(axes[0], results.runs)
+        of_panel = rows[(rows["optimizer"] == of) & rows["layer"].isin(_PANELS[panel])]
+        if of_panel.empty:
+            continue
+        fan = quantiles(merged(of_panel), of, measure=measure)
+        _draw_fan(axis, fan, style_of(of)["color"])
+        data.append(fan.assign(panel=panel))
+        if of in bounds:
+            axis.axhline(bounds[of], color="0.5", linewidth=0.6)
+    canvas.name_missing_runs(axes[len(_PANELS)], results.runs)
     return figure, _joined(data)
 
 

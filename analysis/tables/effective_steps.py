@@ -52,7 +52,7 @@ def rounding(results: Results) -> Table:
         ends[ends["accumulated"] == flag].groupby(keys, sort=False).mean(numeric_only=True)
         for flag in (False, True)
     )
-    both = once.join(kept, rsuffix="_kept").reset_index()
+    both = once.join(kept.add_suffix("_kept")).reset_index()
     shown = both[["model", "format"]].copy()
     for column, name in (
         ("m_error", "error of m"),

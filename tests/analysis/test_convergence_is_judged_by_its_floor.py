@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.claims.definitions import Question
+from analysis.claims.definitions import load_claims
 from analysis.claims.rules.convergence import (
     converges_to_noise_floor,
     converges_without_floor,
@@ -14,7 +14,7 @@ from tests.analysis.conftest import write_studies
 from tests.analysis.made_up import results as made_up
 from tests.analysis.made_up import run
 
-ASKED = Question(rule="any")
+ASKED = load_claims("powerstep")["10b"].parts[0]
 
 
 @pytest.fixture

@@ -7,7 +7,13 @@ import torch
 from analysis.claims.definitions import Question
 from analysis.claims.rules import effective_steps as rules
 from analysis.claims.verdicts import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
-from analysis.estimates.effective_steps import merged, quantiles, read_logged, survival
+from analysis.estimates.effective_steps import (
+    at_fractions,
+    merged,
+    quantiles,
+    read_logged,
+    survival,
+)
 from analysis.frames import read_plan, read_results
 from experiments.runs.effective_steps import (
     COMPARISONS_FILE,
@@ -19,7 +25,8 @@ from experiments.training.measuring.distributions import histograms
 from tests.analysis.conftest import planned, write_plan, write_run
 
 RNG = np.random.default_rng(0)
-ASKED = Question(rule="any", a={"optimizer": "powerstep"}, options={"format": "int8"})
+OPTIONS = {"format": "int8", "spearman": 0.9, "iqr": 0.3}
+ASKED = Question(rule="any", a={"optimizer": "powerstep"}, options=OPTIONS)
 LAYERS = {"q": slice(0, 4000), "norm": slice(4000, 5000)}
 
 
@@ -35,11 +42,12 @@ def rows_of(x, step, quantity="momentum", layers=LAYERS):
 def logged(results_folder):
     """Return a function that writes what runs have logged, and reads their results."""
 
-    def make(*runs):
+    def make(*runs, diverged_at=None, **summary):
         plan = []
         for number, (model, files) in enumerate(runs):
             row = planned("powerstep", number, experiment="effective_steps", model=model)
-            write_run(results_folder, row, 3.0)
+            of_run = {key: values[number] for key, values in summary.items()}
+            write_run(results_folder, row, 3.0, diverged_at, **of_run)
             for name, rows in files.items():
                 write_rows(results_folder / "runs" / row["run"] / name, rows)
             plan.append(row)
@@ -66,7 +74,7 @@ def test_layers_merge_to_the_histogram_of_both(logged):
     x = momentum()
     results = logged(("tiny", {HISTOGRAMS_FILE: rows_of(x, 100)}))
     rows = read_logged(results)
-    both = quantiles(merged(rows, LAYERS), "powerstep", [0.25, 0.75])
+    both = quantiles(merged(rows[rows["layer"] != "all"]), "powerstep", [0.25, 0.75])
     whole = quantiles(rows[rows["layer"] == "all"], "powerstep", [0.25, 0.75])
     np.testing.assert_allclose(both[[0.25, 0.75]], whole[[0.25, 0.75]])
     assert both["count"].item() == 5000
@@ -106,6 +114,24 @@ def test_steps_are_bounded_from_below_if_the_momentum_is_from_above(logged, rows
     assert "bound 0.126" in found.measured
 
 
+def test_runs_that_disagree_on_the_bound_decide_nothing(logged):
+    runs = [("tiny", {HISTOGRAMS_FILE: steady((scale,) * 3)}) for scale in (1e-3, 10.0)]
+    (found,) = rules.effective_step_from_below(logged(*runs), ASKED)
+    assert (found.verdict, found.n) == (INCONCLUSIVE, 2)
+
+
+def test_the_largest_model_comes_first(logged):
+    runs = [(model, {HISTOGRAMS_FILE: steady()}) for model in ("small", "large")]
+    found = rules.effective_step_from_below(logged(*runs, parameters=[10**6, 10**7]), ASKED)
+    assert [each.scale.split(",")[0] for each in found] == ["large", "small"]
+
+
+def test_a_run_that_diverged_early_decides_nothing_and_has_no_end(logged):
+    results = logged(("tiny", {HISTOGRAMS_FILE: rows_of(momentum(), 12)}), diverged_at=12)
+    assert not [*rules.effective_step_from_below(results, ASKED)]
+    assert set(at_fractions(read_logged(results))["at"]) == {0.1}
+
+
 def sized(grows):
     """Return runs of three sizes, whose largest step grows with the size, or not."""
     runs = []
@@ -129,6 +155,17 @@ def test_two_sizes_say_nothing_about_growth(logged):
     assert found.verdict == INCONCLUSIVE
 
 
+def test_seeds_of_one_size_are_no_sizes_though_their_zeros_differ(logged):
+    x = momentum()
+    runs = []
+    for zeros in (0, 1000, 2000):
+        x[:zeros] = 0
+        runs.append(("tiny", {HISTOGRAMS_FILE: rows_of(x, 100)}))
+    (found,) = rules.effective_step_from_above(logged(*runs), ASKED)
+    assert (found.verdict, found.n) == (INCONCLUSIVE, 3)
+    assert np.isnan(found.value)
+
+
 def test_a_largest_step_that_does_not_grow_is_bounded(logged):
     (found,) = rules.effective_step_from_above(logged(*sized(grows=False)), ASKED)
     assert found.verdict == SUPPORTED
@@ -150,6 +187,12 @@ def test_closeness_to_adam_needs_rank_and_spread(logged, spearman, iqr, verdict)
     results = logged(("tiny", {COMPARISONS_FILE: compared(spearman, iqr)}))
     (found,) = rules.effective_step_as_adams(results, ASKED)
     assert found.verdict == verdict
+
+
+def test_runs_that_disagree_on_adam_decide_nothing(logged):
+    runs = [("tiny", {COMPARISONS_FILE: compared(spearman, 0.2)}) for spearman in (0.95, 0.85)]
+    (found,) = rules.effective_step_as_adams(logged(*runs), ASKED)
+    assert (found.verdict, found.value) == (INCONCLUSIVE, 0.85)
 
 
 def test_rounding_is_described_at_the_end(logged):

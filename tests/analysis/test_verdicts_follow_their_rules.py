@@ -58,6 +58,11 @@ def test_a_token_ratio_is_supported_above_its_margin(powerstep, verdict):
     )
 
 
+def test_a_ratio_near_one_is_called_parity():
+    assert "parity" in finding(own_rates.token_ratio, RATIO, both(3.0)).measured
+    assert "parity" not in finding(own_rates.token_ratio, RATIO, both(2.0)).measured
+
+
 def test_the_token_ratio_is_recomputed_by_hand():
     rows = both(3.02)
     found = finding(own_rates.token_ratio, RATIO, rows)

@@ -11,8 +11,7 @@ from analysis.claims.verdicts import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, Fin
 from analysis.frames import Results, read_table
 
 _BETA = 0.1
-_NO_FLOOR = 1e-3  # fraction of the start below which a curve without noise has no floor
-_EXPONENT, _TOLERANCE = 2.0, 0.2  # of σ in the floor
+_EXPONENT = 2.0  # of σ in the floor
 _PROTOCOL = "η/√t, exact updates, β = 0.1, skewed noise"
 
 
@@ -45,12 +44,17 @@ def converges_without_floor(results: Results, question: Question) -> Iterator[Fi
 
 
 def converges_to_noise_floor(results: Results, question: Question) -> Iterator[Finding]:
-    """Judge whether the residual comes from the noise, and is the predicted one (version 2)."""
+    """Judge whether the residual comes from the noise, and is the predicted one (version 2).
+
+    `margin` is the tolerance of the exponent of σ. `options: {no_floor: …}` is the fraction of its
+    start below which a curve without noise has no floor.
+    """
+    no_floor, tolerance = question.options["no_floor"], question.margin
     rule = (
-        f"Supported if without noise the last value is below {_NO_FLOOR:g} of the first, the floor"
-        f" under skewed noise grows as σ to the power {_EXPONENT:g} ± {_TOLERANCE:g}, and its 95 %"
+        f"Supported if without noise the last value is below {no_floor:g} of the first, the floor"
+        f" under skewed noise grows as σ to the power {_EXPONENT:g} ± {tolerance:g}, and its 95 %"
         " interval contains the floor predicted in closed form, at every fitted noise level. Not"
-        " supported if there is a floor without noise. Inconclusive otherwise."
+        f" supported if there is a floor without noise. Inconclusive otherwise. {question.reason}"
     )
     fits, exact = _fitted(results), _of_beta(results, sigma=0.0)
     if fits.empty or exact.empty:
@@ -61,10 +65,10 @@ def converges_to_noise_floor(results: Results, question: Question) -> Iterator[F
     exponent = math.nan
     if len(fits) > 1 and (fits["floor"] > 0).all():
         exponent = float(np.polyfit(np.log(fits["sigma"]), np.log(fits["floor"]), 1)[0])
-    scales = abs(exponent - _EXPONENT) <= _TOLERANCE
+    scales = abs(exponent - _EXPONENT) <= tolerance
     verdict = SUPPORTED if agrees and scales else INCONCLUSIVE
     yield Finding(
-        NOT_SUPPORTED if left >= _NO_FLOOR else verdict,
+        NOT_SUPPORTED if left >= no_floor else verdict,
         f"without noise (one run) down to {left:.1g} of the start; {_floors(fits)}; floor ∝"
         f" σ^{exponent:.2f}",
         _PROTOCOL,

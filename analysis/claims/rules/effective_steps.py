@@ -28,7 +28,6 @@ from experiments.runs.summary import Status
 
 _DECADE = 10.0
 _SIZES = 3  # numbers of parameters that a growth with size needs
-_SPEARMAN, _IQR = 0.9, 0.3  # bounds of "close to Adam's"
 _AGREE = "Inconclusive if the runs disagree."
 
 
@@ -122,11 +121,16 @@ def displacement(results: Results, question: Question) -> Iterator[Finding]:
 
 
 def effective_step_as_adams(results: Results, question: Question) -> Iterator[Finding]:
-    """Judge whether the effective steps of PowerStep and Adam agree on the same gradients."""
+    """Judge whether the effective steps of PowerStep and Adam agree on the same gradients.
+
+    `options: {spearman: …, iqr: …}` are the smallest rank correlation and the largest interquartile
+    range of the log10 ratio.
+    """
+    least, most = (question.options[name] for name in ("spearman", "iqr"))
     for each, rows in _logged(results, question, COMPARISONS_FILE):
         rows = rows[rows["layer"] != ALL]
         spearman, iqr = rows["spearman"], rows["log_ratio_iqr"]
-        is_close = (spearman >= _SPEARMAN) & (iqr <= _IQR)
+        is_close = (spearman >= least) & (iqr <= most)
         yield Finding(
             _unanimous(is_close.groupby(rows["run"]).all()),
             f"rank correlation {spearman.min():.2f} to {spearman.max():.2f} (median"
@@ -137,8 +141,8 @@ def effective_step_as_adams(results: Results, question: Question) -> Iterator[Fi
             float(spearman.min()),
             n=rows["run"].nunique(),
             rule=f"Supported if in every layer type, at 10, 50 and 100 % of training, the rank"
-            f" correlation is at least {_SPEARMAN} and the interquartile range of the log10 ratio"
-            f" at most {_IQR}; else not supported. {_AGREE}",
+            f" correlation is at least {least:g} and the interquartile range of the log10 ratio"
+            f" at most {most:g}; else not supported. {question.reason} {_AGREE}",
         )
 
 

@@ -15,6 +15,7 @@ from analysis.estimates.tokens import TokenRatio, token_slope
 from analysis.frames import Results
 
 _Judge = Callable[[Compared, Optima, Finding], Finding]
+_PARITY = (0.9, 1.1)  # token ratios that are called parity
 _NEAR_BEST = 0.05  # nats above the lowest loss that still count as near it, for widths
 
 
@@ -201,7 +202,9 @@ def _gap_text(gap: Measured) -> str:
 
 def _ratio_text(ratio: TokenRatio) -> str:
     low, high = ratio.interval(INTERVAL)
-    return f"token ratio {ratio.value:.2f} [{low:.2f}, {high:.2f}] ({_gap_text(ratio.gap)})"
+    parity = ", parity" if low >= _PARITY[0] and high <= _PARITY[1] else ""
+    interval = f"[{low:.2f}, {high:.2f}]{parity}"
+    return f"token ratio {ratio.value:.2f} {interval} ({_gap_text(ratio.gap)})"
 
 
 def _within(finding: Finding, value: Measured, low: float, high: float) -> Finding:
