@@ -50,6 +50,16 @@ def test_every_optimizer_has_as_many_learning_rates_to_choose_from(name):
     assert min(rates for rates, _ in numbers) >= 3
 
 
+def test_lion_may_choose_the_rates_that_its_paper_recommends():
+    rates = {}
+    for run in plan(load_profile("laptop")):
+        if run.experiment == "learning_rate":
+            rates.setdefault(run.spec.optimizer.name, set()).add(run.spec.training.lr)
+    # arXiv:2302.06675, section 5: 3 to 10 times smaller than AdamW's.
+    for factor in (3, 10):
+        assert min(rates["lion"]) * 0.99 <= min(rates["adamw"]) / factor <= max(rates["lion"])
+
+
 def test_the_plan_of_the_paper_trains_its_models_as_it_says():
     published = load_paper()
     rows = {row["model"]: row for row in (run.row() for run in plan(load_profile("paper")))}

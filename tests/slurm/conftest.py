@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from experiments.runs.folder import RunFolder
-from tests.analysis.conftest import write_costs
+from tests.analysis.conftest import write_studies
 from tests.conftest import profile_values, write_profile
 
 ROOT = Path(__file__).parent.parent.parent
@@ -61,7 +61,7 @@ class Workspace:
         values["optimizers"] = optimizers or {}
         values["models"] = models or values["models"]
         if not (self.path / "results" / "step_cost.csv").exists():
-            write_costs(self.path / "results")  # else measured, which takes minutes
+            write_studies(self.path / "results")  # else measured, which takes minutes
         write_profile(self.path / f"{name}.yaml", values)
 
     def write_cluster(self, by_model: dict[str, Any] | None = None, **job: Any) -> None:
