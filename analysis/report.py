@@ -81,18 +81,20 @@ def _notes(runs: pd.DataFrame) -> list[str]:
 
 
 def _learning(runs: pd.DataFrame) -> list[str]:
-    """Return which models end above the bigram level, and which have not learned, as sentences."""
-    above: dict[str, list[str]] = {}
+    """Return which models end below the bigram level, which above it, and which have not learned.
+
+    Models whose levels are unknown are left out.
+    """
+    found: dict[str, list[str]] = {}
     for model in runs["model"].unique():
         of_model = where(runs, model=model)
         lowest, (_, bigram) = of_model["final_val_loss"].astype(float).min(), levels(of_model)
-        if lowest > bigram:
-            effect = "" if lowest <= learned_level(of_model) else ", so their losses decide nothing"
-            above.setdefault(effect, []).append(f"{model} ({lowest:.2f}, bigram {bigram:.2f})")
-    return [
-        f"models whose lowest loss is above that of a bigram model{effect}: {', '.join(models)}"
-        for effect, models in above.items()
-    ]
+        side = "below" if lowest <= bigram else "above" if lowest > bigram else ""
+        effect = ", so their losses decide nothing" if lowest > learned_level(of_model) else ""
+        if side:
+            said = f"models whose lowest loss is {side} that of a bigram model{effect}"
+            found.setdefault(said, []).append(f"{model} ({lowest:.2f}, bigram {bigram:.2f})")
+    return [f"{said}: {', '.join(models)}" for said, models in found.items()]
 
 
 def _png(folder: Path, figure: Artefact) -> str:

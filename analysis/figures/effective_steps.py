@@ -162,7 +162,7 @@ def _fans(
         column = number % len(_PANELS)
         if column:
             axis.sharey(axes[number - column])
-            axis.tick_params(labelleft=False)
+            axis.tick_params(which="both", labelleft=False)
         else:
             axis.set_ylabel(f"{_OPTIMIZERS[of]}: {label}")
         if number < len(_PANELS):
