@@ -181,12 +181,6 @@ def write_studies(results: Path) -> None:
     curves.assign(grad_norm_sq=norm, min_grad_norm_sq=norm, low=norm * 0.9, high=norm * 1.1).to_csv(
         results / "convergence.csv", index=False
     )
-    write_costs(results)
-
-
-def write_costs(results: Path) -> None:
-    """Write the files of the studies that measure a step and a peak of GPT-2 124M for minutes."""
-    results.mkdir(parents=True, exist_ok=True)
     times = pd.DataFrame({"optimizer": ["AdamW, fused", "PowerStep fp32"], "step_ms": [60.0, 66.0]})
     times = times.assign(parameters=124_000_000, device="cpu", threads=2, rounds=15, gflops=66.0)
     for name, values in {
