@@ -9,8 +9,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis.catalogue import Artefact, figures, tables
 from analysis.claims.claims import Judged, decidable
-from analysis.claims.selection import learned_level, levels, where
+from analysis.claims.selection import where
 from analysis.claims.verdicts import INTERVAL, SCOPE
+from analysis.estimates.levels import learned_level, levels
 from analysis.frames import Results, origins
 from analysis.rows import Row
 from analysis.tables.write import make_table
@@ -88,7 +89,8 @@ def _learning(runs: pd.DataFrame) -> list[str]:
     found: dict[str, list[str]] = {}
     for model in runs["model"].unique():
         of_model = where(runs, model=model)
-        lowest, (_, bigram) = of_model["final_val_loss"].astype(float).min(), levels(of_model)
+        lowest = of_model["final_val_loss"].astype(float).min()
+        bigram = levels(of_model)["bigram"]
         side = "below" if lowest <= bigram else "above" if lowest > bigram else ""
         effect = ", so their losses decide nothing" if lowest > learned_level(of_model) else ""
         if side:

@@ -59,21 +59,10 @@ def main(arguments: list[str] | None = None) -> None:
     command.add_argument("--profile", default="laptop", help="name or path of the profile")
     command.set_defaults(run=run_status)
 
-    command = commands.add_parser("memory", help="count the optimizer state of full-size models")
-    command.add_argument("--output", type=Path, required=True, help="CSV file for the counts")
-    command.set_defaults(run=run_memory)
-
-    command = commands.add_parser("convergence", help="measure convergence on a noisy problem")
-    command.add_argument("--output", type=Path, required=True, help="CSV file for the curves")
-    command.set_defaults(run=run_convergence)
-
-    command = commands.add_parser("step-cost", help="measure the time of a step per parameter")
-    command.add_argument("--output", type=Path, required=True, help="CSV file for the times")
-    command.set_defaults(run=run_step_cost)
-
-    command = commands.add_parser("peak-memory", help="measure the peak memory of training")
-    command.add_argument("--output", type=Path, required=True, help="CSV file for the peaks")
-    command.set_defaults(run=run_peak_memory)
+    for name, (run, purpose) in _STUDIES.items():
+        command = commands.add_parser(name, help=purpose)
+        command.add_argument("--output", type=Path, required=True, help="CSV file to write")
+        command.set_defaults(run=run)
 
     command = commands.add_parser("check", help="check how optimizers behave")
     command.add_argument("--profile", default="laptop", help="name or path of a profile")
@@ -248,6 +237,13 @@ def run_bench(options: argparse.Namespace) -> None:
 
     write_bench(options.rounds, options.only, options.out)
 
+
+_STUDIES = {
+    "memory": (run_memory, "count the optimizer state of full-size models"),
+    "convergence": (run_convergence, "measure convergence on a noisy problem"),
+    "step-cost": (run_step_cost, "measure the time of a step per parameter"),
+    "peak-memory": (run_peak_memory, "measure the peak memory of training"),
+}
 
 if __name__ == "__main__":
     main()

@@ -7,14 +7,10 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from analysis.claims.definitions import Cell, Question
-from analysis.claims.verdicts import NOT_TESTED, Finding
+from analysis.claims.verdicts import INTERVAL, NOT_TESTED, Finding
+from analysis.estimates.levels import learned_level
+from analysis.estimates.statistics import Measured
 from analysis.text import number
-
-# A model has learned if its loss has come this fraction of the way from the cross-entropy of a
-# unigram model to that of a bigram model. Before that, losses tell how soon the plateau of token
-# frequencies is left, and not which optimizer trains a language model better.
-LEARNED = 0.75
-
 
 _ONCE = ["model", "optimizer", "argument", "value", "lr", "seed", "planned_steps"]
 
@@ -44,7 +40,7 @@ class Compared:
 def each_model(runs: pd.DataFrame, question: Question) -> Iterator[Compared]:
     """Yield what a question compares, for each model with runs of all its cells.
 
-    The largest model comes first; with equal sizes, the one of the longest training.
+    The largest model comes first.
     """
     found = []
     for model in runs["model"].unique():
@@ -88,20 +84,6 @@ def scale(runs: pd.DataFrame) -> str:
     return ", ".join(parts)
 
 
-def levels(runs: pd.DataFrame) -> tuple[float, float]:
-    """Return the losses of the unigram and the bigram model in nats per token; NaN if unknown."""
-    known = runs.dropna(subset=["unigram_loss", "bigram_loss"])
-    if known.empty:
-        return math.nan, math.nan
-    return float(known["unigram_loss"].iloc[0]), float(known["bigram_loss"].iloc[0])
-
-
-def learned_level(runs: pd.DataFrame) -> float:
-    """Return the loss at or below which a model has learned, in nats per token; NaN if unknown."""
-    unigram, bigram = levels(runs)
-    return unigram - LEARNED * (unigram - bigram)
-
-
 def unless_learned(finding: Finding, runs: pd.DataFrame, *losses: float) -> Finding:
     """Return a finding on losses, not tested if not even the lowest loss shows learning.
 
@@ -116,7 +98,13 @@ def unless_learned(finding: Finding, runs: pd.DataFrame, *losses: float) -> Find
         return finding
     known = not math.isnan(limit)
     reason = f"not learned, {lowest:.2f} > {limit:.2f}" if known else "levels of n-grams unknown"
-    return replace(finding, verdict=NOT_TESTED, measured=f"{finding.measured}; {reason}")
+    return replace(finding.adding(reason), verdict=NOT_TESTED)
+
+
+def in_nats(mean: Measured) -> str:
+    """Return a difference of losses as text, with its interval if there is one."""
+    low, high = mean.interval(INTERVAL)
+    return f"{mean.value:+.3f} nats" + ("" if math.isnan(low) else f" [{low:+.3f}, {high:+.3f}]")
 
 
 def rates(runs: pd.DataFrame) -> str:

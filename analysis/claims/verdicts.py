@@ -73,6 +73,15 @@ class Finding:
         known = [p for p in (self.p_supported, self.p_refuted) if not math.isnan(p)]
         return min(known, default=math.nan)
 
+    def adding(self, text: str) -> "Finding":
+        """Return the finding with a further result."""
+        return replace(self, measured="; ".join(filter(None, [self.measured, text])))
+
+    def decided(self, p_supported: float, p_refuted: float) -> "Finding":
+        """Return the finding with two one-sided tests and the verdict that follows from them."""
+        verdict = decide(p_supported, p_refuted)
+        return replace(self, p_supported=p_supported, p_refuted=p_refuted, verdict=verdict)
+
 
 def decide(p_supported: float, p_refuted: float) -> str:
     """Return the verdict of two one-sided tests; NaN for a test that could not be made."""
@@ -95,9 +104,8 @@ def corrected(findings: Sequence[Finding]) -> list[Finding]:
     for rank, i in enumerate(tested):
         largest = max(largest, min(1.0, (len(tested) - rank) * findings[i].p_refuted))
         if findings[i].verdict == NOT_SUPPORTED and largest >= LEVEL:
-            note = f"; p = {largest:.2g} after Holm's correction"
-            measured = findings[i].measured + note
-            found[i] = replace(findings[i], verdict=INCONCLUSIVE, measured=measured)
+            noted = findings[i].adding(f"p = {largest:.2g} after Holm's correction")
+            found[i] = replace(noted, verdict=INCONCLUSIVE)
     return found
 
 

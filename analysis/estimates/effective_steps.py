@@ -11,11 +11,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.frames import Results
-from experiments.runs.effective_steps import BINS, HISTOGRAMS_FILE, bin_edges
+from experiments.runs.effective_steps import BETA, BINS, GAMMA, HISTOGRAMS_FILE, bin_edges
 from experiments.runs.folder import ResultsFolder
 
-GAMMA, BETA = 0.9, 0.1  # of PowerStep, unless a run varies them
-EPS = 1e-8  # of Adam
+_EDGES = np.array(bin_edges())
 QUANTILES = (0.0, 1e-4, 1e-3, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999, 0.9999, 1.0)
 
 # The quantity that an optimizer's effective step and its displacement follow from.
@@ -92,6 +91,11 @@ def merged(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+def largest_momentum(runs: pd.DataFrame) -> float:
+    """Return the bound C/(1-γ) of |m|, where gradients are clipped to the norm C."""
+    return runs["grad_clip_norm"].iloc[0] / (1 - GAMMA)
+
+
 def survival(row: object, exponent: float) -> tuple[np.ndarray, np.ndarray]:
     """Return effective steps over their median, and the share of coordinates with larger ones.
 
@@ -101,7 +105,7 @@ def survival(row: object, exponent: float) -> tuple[np.ndarray, np.ndarray]:
     """
     counts = _dense(row)
     used = np.flatnonzero(counts)
-    edges = np.array(bin_edges())[used[0] : used[-1] + 2]
+    edges = _EDGES[used[0] : used[-1] + 2]
     below = np.concatenate([[0], np.cumsum(counts[used[0] : used[-1] + 1])]) / counts.sum()
     # A smaller magnitude has a larger step. The lower edge of the first bin may be 0.
     edges[0] = max(edges[0], row.smallest)
@@ -147,6 +151,6 @@ def _magnitudes(row: object, q: np.ndarray) -> np.ndarray:
     counts = np.asarray(row.counts)
     if not counts.sum():
         return np.full(len(q), np.nan)
-    edges = np.array(bin_edges())[row.first_bin : row.first_bin + len(counts) + 1]
+    edges = _EDGES[row.first_bin : row.first_bin + len(counts) + 1]
     below = np.concatenate([[0], np.cumsum(counts)]) / counts.sum()
     return np.clip(np.interp(q, below, edges), row.smallest, row.largest)

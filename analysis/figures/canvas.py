@@ -7,6 +7,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 
+from analysis.estimates.levels import levels
 from experiments.files import atomic
 from experiments.runs.summary import ENDED
 
@@ -139,8 +140,7 @@ def name_missing_runs(axis: Axes, runs: pd.DataFrame) -> None:
 def draw_levels(axis: Axes, runs: pd.DataFrame) -> None:
     """Draw the losses of a unigram and of a bigram model as lines, once the ranges are set.
 
-    The ranges stay as they are. A level outside of them is written at the edge, with its value. If
-    runs differ in length, the levels are those of the longest runs, which are the lowest.
+    The ranges stay as they are. A level outside of them is written at the edge, with its value.
 
     Args:
         axis: axes with their curves, whose y is a loss in nats per token.
@@ -149,7 +149,7 @@ def draw_levels(axis: Axes, runs: pd.DataFrame) -> None:
     to_axes = axis.transData - axis.transAxes
     taken = [to_axes.transform(line.get_xydata()) for line in axis.lines]
     low, high = axis.get_ylim()
-    for height, text, offset in _level_names(_levels(runs), low, high):
+    for height, text, offset in _level_names(levels(runs), low, high):
         if 0 < height < 1:
             axis.axhline(low + height * (high - low), color="0.6", linewidth=0.6, zorder=0)
         left, right = (_clearance(taken, at, height) for at in (0.0, 1 - _NAME_WIDTH))
@@ -171,11 +171,7 @@ def draw_levels(axis: Axes, runs: pd.DataFrame) -> None:
 
 def with_levels(data: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """Return the data of a figure with the levels that `draw_levels` draws, as two columns."""
-    return data.assign(**{f"{name}_loss": level for name, level in _levels(runs).items()})
-
-
-def _levels(runs: pd.DataFrame) -> dict[str, float]:
-    return {name: runs[f"{name}_loss"].astype(float).min() for name in ("unigram", "bigram")}
+    return data.assign(**{f"{name}_loss": level for name, level in levels(runs).items()})
 
 
 _NAME_WIDTH = 0.3  # of the axes, which the name of a level may take

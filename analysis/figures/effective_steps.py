@@ -8,10 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.estimates.effective_steps import (
-    BETA,
-    EPS,
-    GAMMA,
     at_fractions,
+    largest_momentum,
     merged,
     quantiles,
     read_logged,
@@ -22,7 +20,10 @@ from analysis.figures.line_styles import ordered_styles, style_of
 from analysis.frames import Results
 from experiments.runs.effective_steps import (
     ALL,
+    BETA,
     COMPARISONS_FILE,
+    EPS,
+    GAMMA,
     JOINT_BINS,
     JOINT_HIGH,
     JOINT_LOW,
@@ -41,13 +42,13 @@ _OPTIMIZERS = {"powerstep": "PowerStep", "adamw": "AdamW"}
 
 def effective_steps(results: Results) -> tuple[Figure, pd.DataFrame]:
     """Draw how the distribution of the effective step moves during training."""
-    bound = (results.runs["grad_clip_norm"].iloc[0] / (1 - GAMMA)) ** (BETA - 1)
+    bound = largest_momentum(results.runs) ** (BETA - 1)
     return _fans(results, "effective step", "D/η", {"powerstep": bound, "adamw": 1 / EPS})
 
 
 def displacements(results: Results) -> tuple[Figure, pd.DataFrame]:
     """Draw how the distribution of the displacement moves during training."""
-    bound = (results.runs["grad_clip_norm"].iloc[0] / (1 - GAMMA)) ** BETA
+    bound = largest_momentum(results.runs) ** BETA
     return _fans(results, "displacement", "displacement/η", {"powerstep": bound})
 
 

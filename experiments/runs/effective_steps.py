@@ -17,6 +17,9 @@ COMPARISONS_FILE = "effective_steps_compared.parquet"
 ROUNDING_FILE = "rounding.parquet"
 FILES = (HISTOGRAMS_FILE, COMPARISONS_FILE, ROUNDING_FILE)
 
+GAMMA, BETA = 0.9, 0.1  # of PowerStep, unless a run varies them (arXiv:2605.10335, section 5.1)
+BETAS, EPS = (0.9, 0.95), 1e-8  # of Adam, from the same section
+
 ALL = "all"  # the layer type of all parameters together
 # Types of layers, and what the names of their parameters contain. The first match counts.
 LAYERS = {

@@ -104,7 +104,7 @@ def stepped():
     torch.manual_seed(0)
     shapes = {"q_proj.weight": (16, 16), "norm.weight": (9,), "mlp.i_proj.weight": (40, 8)}
     names, params = [*shapes], [nn.Parameter(torch.randn(shape)) for shape in shapes.values()]
-    shadow = Shadow(zip(names, params, strict=True))
+    shadow = Shadow(zip(names, params, strict=True), gamma=0.9)
     optimizers = {
         "adamw": torch.optim.AdamW(params, lr=0.0, betas=(0.9, 0.95), eps=1e-8),
         "powerstep": PowerStep(params, lr=0.0),

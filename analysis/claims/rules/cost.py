@@ -15,7 +15,6 @@ from analysis.claims.verdicts import (
     NOT_SUPPORTED,
     SUPPORTED,
     Finding,
-    decide,
 )
 from analysis.estimates.statistics import mean_of
 from analysis.frames import Results, read_table
@@ -136,25 +135,22 @@ def _whole_step(each: Compared, question: Question, rule: str) -> Finding:
         return Finding(measured="no common seed has ended runs", scale=each.scale, rule=rule)
     mean = mean_of(differences)
     margin = math.log1p(question.margin)
-    decides = n >= question.least
-    p_supported, p_refuted = (
-        (mean.p_below(margin), mean.p_above(margin)) if decides else (math.nan, math.nan)
-    )
     value, low, high = (math.expm1(log) for log in (mean.value, *mean.interval(INTERVAL)))
     interval = "" if math.isnan(low) else f" [{low:+.1%}, {high:+.1%}]"
-    return Finding(
-        decide(p_supported, p_refuted),
+    finding = Finding(
+        INCONCLUSIVE,
         f"{value:+.1%}{interval} in the time of a step (n={n})",
         "median step of each run; runs may share the machine",
         each.scale,
         value,
         low,
         high,
-        p_supported,
-        p_refuted,
-        n,
-        rule,
+        n=n,
+        rule=rule,
     )
+    if n < question.least:
+        return finding
+    return finding.decided(mean.p_below(margin), mean.p_above(margin))
 
 
 def _log_seconds(cell: pd.DataFrame) -> pd.Series:

@@ -10,9 +10,8 @@ from analysis.claims.definitions import Question
 from analysis.claims.selection import Compared, each_model, where
 from analysis.claims.verdicts import INCONCLUSIVE, INTERVAL, NOT_SUPPORTED, SUPPORTED, Finding
 from analysis.estimates.effective_steps import (
-    BETA,
-    GAMMA,
     at_fractions,
+    largest_momentum,
     quantiles,
     read_logged,
 )
@@ -20,6 +19,7 @@ from analysis.estimates.statistics import Measured
 from analysis.frames import Results
 from experiments.runs.effective_steps import (
     ALL,
+    BETA,
     COMPARISONS_FILE,
     HISTOGRAMS_FILE,
     ROUNDING_FILE,
@@ -37,7 +37,7 @@ def effective_step_from_below(results: Results, question: Question) -> Iterator[
     Clipping bounds ‖g‖ by C, so |m| ≤ C/(1-γ) and D ≥ (C/(1-γ))^(β-1).
     """
     for each, steps in _by_model(results, question):
-        bound = (each.a["grad_clip_norm"].iloc[0] / (1 - GAMMA)) ** (BETA - 1)
+        bound = largest_momentum(each.a) ** (BETA - 1)
         lowest = steps.groupby("run")[0.0].min()
         late = steps[steps["step"] > each.a["warmup_steps"].iloc[0]]
         medians = late.groupby(["run", "layer"])[0.5]
@@ -92,9 +92,8 @@ def effective_step_from_above(results: Results, question: Question) -> Iterator[
         low, high = exponent.interval(INTERVAL)
         supported, refuted = exponent.p_below(0.1), exponent.p_above(0)
         finding = replace(
-            finding,
+            finding.adding(f"exponent {slope:.2f} [{low:.2f}, {high:.2f}]"),
             verdict=NOT_SUPPORTED if low > 0 else SUPPORTED if high < 0.1 else INCONCLUSIVE,
-            measured=f"{finding.measured}; exponent {slope:.2f} [{low:.2f}, {high:.2f}]",
             value=float(slope),
             low=low,
             high=high,
@@ -108,7 +107,7 @@ def displacement(results: Results, question: Question) -> Iterator[Finding]:
     """Describe the largest displacement η|m|^β, and how the tail of the effective step moves."""
     for each, rows in _logged(results, question):
         moved = quantiles(rows, "powerstep", [1.0], "displacement")
-        bound = (each.a["grad_clip_norm"].iloc[0] / (1 - GAMMA)) ** BETA
+        bound = largest_momentum(each.a) ** BETA
         tails = at_fractions(quantiles(rows, "powerstep", [0.5, 0.999]))
         tails = tails.assign(tail=tails[0.999] / tails[0.5]).groupby(["run", "layer"])["tail"]
         yield Finding(

@@ -7,8 +7,15 @@ from dataclasses import replace
 import pandas as pd
 
 from analysis.claims.definitions import Question
-from analysis.claims.selection import Compared, each_model, runs_of, unless_learned, where
-from analysis.claims.verdicts import INCONCLUSIVE, INTERVAL, Finding, decide
+from analysis.claims.selection import (
+    Compared,
+    each_model,
+    in_nats,
+    runs_of,
+    unless_learned,
+    where,
+)
+from analysis.claims.verdicts import INCONCLUSIVE, INTERVAL, Finding
 from analysis.estimates.optimum import Optima, fit_optima
 from analysis.estimates.statistics import Measured
 from analysis.estimates.tokens import TokenRatio, token_slope
@@ -38,7 +45,7 @@ def token_ratio(results: Results, question: Question) -> Iterator[Finding]:
         slope = token_slope(_lengths(results.runs, each.model))
         gaps = [optima.difference({"a": 1, name: -1}) for name in optima.cells if name != "a"]
         if slope is None:
-            return _said(finding, "; ".join(map(_gap_text, gaps)) + "; dL/d ln(tokens) unknown")
+            return finding.adding("; ".join(map(in_nats, gaps)) + "; dL/d ln(tokens) unknown")
         ratios = [TokenRatio(gap, slope) for gap in gaps]
         supports = [ratio.p_above(low) for ratio in ratios]
         refutes = [ratio.p_below(low) for ratio in ratios]
@@ -48,8 +55,8 @@ def token_ratio(results: Results, question: Question) -> Iterator[Finding]:
         worst = max(ratios, key=lambda ratio: abs(math.log(ratio.value)) if both else -ratio.value)
         ends = worst.interval(INTERVAL)
         texts = [_ratio_text(ratio) for ratio in ratios]
-        return _decided(
-            replace(_said(finding, "; ".join(texts)), value=worst.value, low=ends[0], high=ends[1]),
+        finding = finding.adding("; ".join(texts))
+        return replace(finding, value=worst.value, low=ends[0], high=ends[1]).decided(
             max(supports),
             min(1.0, len(ratios) * min(refutes)),  # Bonferroni over the cells of b
         )
@@ -68,8 +75,8 @@ def gap_above(results: Results, question: Question) -> Iterator[Finding]:
     def judge(_: Compared, optima: Optima, finding: Finding) -> Finding:
         gap = optima.difference({"a": 1, "b": -1})
         low, high = gap.interval(INTERVAL)
-        finding = replace(_said(finding, _gap_text(gap)), value=gap.value, low=low, high=high)
-        return _decided(finding, gap.p_above(margin), gap.p_below(margin))
+        finding = replace(finding.adding(in_nats(gap)), value=gap.value, low=low, high=high)
+        return finding.decided(gap.p_above(margin), gap.p_below(margin))
 
     yield from _at_own_rates(results, question, rule, judge)
 
@@ -97,7 +104,7 @@ def curvature(results: Results, question: Question) -> Iterator[Finding]:
             f"within {_NEAR_BEST} nats of the lowest loss over {widths[0]:.2g} octaves, the other"
             f" over {widths[1]:.2g}: ratio {ratio:.2f} [{low:.2f}, {high:.2f}]"
         )
-        finding = replace(_said(finding, text), value=ratio, low=low, high=high)
+        finding = replace(finding.adding(text), value=ratio, low=low, high=high)
         return _within(finding, log, -math.log(margin), math.log(margin))
 
     yield from _at_own_rates(results, question, rule, judge)
@@ -117,7 +124,7 @@ def best_lr_ratio(results: Results, question: Question) -> Iterator[Finding]:
         ends = [2**end for end in log.interval(INTERVAL)]
         ratio = 2**log.value
         text = f"{ratio:.2f} times smaller [{ends[0]:.2f}, {ends[1]:.2f}]"
-        finding = replace(_said(finding, text), value=ratio, low=ends[0], high=ends[1])
+        finding = replace(finding.adding(text), value=ratio, low=ends[0], high=ends[1])
         return _within(finding, log, math.log2(low), math.log2(high))
 
     yield from _at_own_rates(results, question, rule, judge)
@@ -142,7 +149,7 @@ def _at_own_rates(
         if optima is None:
             lowest = [_lowest(cell) for cell in cells.values()]
             said = "no optimum: fewer than three complete rates near the best, or no minimum"
-            yield unless_learned(_said(finding, said), each.runs, *lowest)
+            yield unless_learned(finding.adding(said), each.runs, *lowest)
             continue
         rates = [
             f"{cell['label'].iloc[0]} {2 ** optima.cells[name].log2_lr.value:.2g}"
@@ -152,7 +159,7 @@ def _at_own_rates(
         outside = [name for name, cell in optima.cells.items() if not cell.is_inside]
         if outside:
             labels = dict.fromkeys(cells[name]["label"].iloc[0] for name in outside)
-            finding = _said(finding, f"optimum not inside the sweep: {', '.join(labels)}")
+            finding = finding.adding(f"optimum not inside the sweep: {', '.join(labels)}")
         if outside or finding.n < question.least:
             finding = replace(
                 finding, verdict=INCONCLUSIVE, p_supported=math.nan, p_refuted=math.nan
@@ -190,36 +197,16 @@ def _lowest(cell: pd.DataFrame) -> float:
     return float(cell.groupby("lr")["final_val_loss"].mean().min())
 
 
-def _said(finding: Finding, text: str) -> Finding:
-    return replace(finding, measured="; ".join(filter(None, [finding.measured, text])))
-
-
-def _gap_text(gap: Measured) -> str:
-    low, high = gap.interval(INTERVAL)
-    interval = "no interval" if math.isnan(low) else f"[{low:+.3f}, {high:+.3f}]"
-    return f"{gap.value:+.3f} nats {interval}"
-
-
 def _ratio_text(ratio: TokenRatio) -> str:
     low, high = ratio.interval(INTERVAL)
     parity = ", parity" if low >= _PARITY[0] and high <= _PARITY[1] else ""
     interval = f"[{low:.2f}, {high:.2f}]{parity}"
-    return f"token ratio {ratio.value:.2f} {interval} ({_gap_text(ratio.gap)})"
+    return f"token ratio {ratio.value:.2f} {interval} ({in_nats(ratio.gap)})"
 
 
 def _within(finding: Finding, value: Measured, low: float, high: float) -> Finding:
     """Decide whether a value is between two bounds, by two one-sided tests each."""
-    return _decided(
-        finding,
+    return finding.decided(
         max(value.p_above(low), value.p_below(high)),
         min(value.p_below(low), value.p_above(high)),
-    )
-
-
-def _decided(finding: Finding, p_supported: float, p_refuted: float) -> Finding:
-    return replace(
-        finding,
-        p_supported=p_supported,
-        p_refuted=p_refuted,
-        verdict=decide(p_supported, p_refuted),
     )

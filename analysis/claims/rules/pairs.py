@@ -9,8 +9,8 @@ import pandas as pd
 from scipy import stats
 
 from analysis.claims.definitions import Question
-from analysis.claims.selection import Compared, each_model, unless_learned
-from analysis.claims.verdicts import INCONCLUSIVE, INTERVAL, LEVEL, Finding, decide
+from analysis.claims.selection import Compared, each_model, in_nats, unless_learned
+from analysis.claims.verdicts import INCONCLUSIVE, INTERVAL, LEVEL, Finding
 from analysis.estimates.losses import by_seed
 from analysis.estimates.statistics import Measured, mean_of
 from analysis.frames import Results
@@ -40,18 +40,12 @@ def attained_bound(results: Results, question: Question) -> Iterator[Finding]:
         finding, mean, complete = _differences(each, pairs)
         finding = replace(finding, protocol=f"lr {number(lr)}", rule=rule)
         if complete and len(pairs) >= question.least:
-            supported, refuted = mean.p_below(margin), mean.p_above(margin)
-            finding = replace(
-                finding,
-                p_supported=supported,
-                p_refuted=refuted,
-                verdict=decide(supported, refuted),
-            )
+            finding = finding.decided(mean.p_below(margin), mean.p_above(margin))
         if not math.isnan(finding.high):
-            text = f"{finding.measured}; δ* = {finding.high:.3f} nats"
+            finding = finding.adding(f"δ* = {finding.high:.3f} nats")
             if needed := _needed(mean, question.options.get("published")):
-                text += f"; the paper's {question.options['published']:g} needs {needed} pairs"
-            finding = replace(finding, measured=text)
+                published = question.options["published"]
+                finding = finding.adding(f"the paper's {published:g} needs {needed} pairs")
         yield unless_learned(finding, each.runs, *pairs.mean())
 
 
@@ -86,29 +80,25 @@ def early_area(results: Results, question: Question) -> Iterator[Finding]:
         ]
         pairs = pd.DataFrame(dict(zip("ab", areas, strict=True))).dropna()
         if pairs.empty:
-            finding = Finding(measured="no pair has logged training losses", scale=each.scale)
-            yield replace(finding, rule=rule)
+            said = "no pair has logged training losses"
+            yield Finding(measured=said, scale=each.scale, rule=rule)
             continue
         mean = mean_of(pairs["a"] - pairs["b"])
         low, high = mean.interval(INTERVAL)
-        enough = len(pairs) >= question.least
-        p_supported, p_refuted = (
-            (mean.p_below(0), mean.p_above(0)) if enough else (math.nan, math.nan)
-        )
         rates = ", ".join(f"{c['label'].iloc[0]} {number(c['lr'].iloc[0])}" for c in best)
         finding = Finding(
-            decide(p_supported, p_refuted),
-            f"{_text(mean)} (n={len(pairs)})",
+            INCONCLUSIVE,
+            f"{in_nats(mean)} (n={len(pairs)})",
             f"best lr tried: {rates}",
             each.scale,
             mean.value,
             low,
             high,
-            p_supported,
-            p_refuted,
-            len(pairs),
-            rule,
+            n=len(pairs),
+            rule=rule,
         )
+        if len(pairs) >= question.least:
+            finding = finding.decided(mean.p_below(0), mean.p_above(0))
         yield unless_learned(finding, each.runs, *(c["final_val_loss"].mean() for c in best))
 
 
@@ -135,7 +125,7 @@ def _differences(each: Compared, pairs: pd.DataFrame) -> tuple[Finding, Measured
     finite = pairs[~diverged.any(axis=1)]
     mean = mean_of(finite["a"] - finite["b"])
     low, high = mean.interval(INTERVAL)
-    said = [f"{_text(mean)} (n={len(finite)})"] if len(finite) else []
+    said = [f"{in_nats(mean)} (n={len(finite)})"] if len(finite) else []
     if diverged.any(axis=None):
         said.append(
             f"diverged: {int(diverged['a'].sum())} and, of the other, {int(diverged['b'].sum())} of"
@@ -147,11 +137,6 @@ def _differences(each: Compared, pairs: pd.DataFrame) -> tuple[Finding, Measured
         INCONCLUSIVE, ", ".join(said), "", each.scale, mean.value, low, high, n=len(finite)
     )
     return finding, mean, not diverged.any(axis=None)
-
-
-def _text(mean: Measured) -> str:
-    low, high = mean.interval(INTERVAL)
-    return f"{mean.value:+.3f} nats" + ("" if math.isnan(low) else f" [{low:+.3f}, {high:+.3f}]")
 
 
 def _needed(mean: Measured, published: float | None) -> int | None:

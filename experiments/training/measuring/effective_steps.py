@@ -8,7 +8,9 @@ import lightning.pytorch as L
 from experiments.plan.spec import RunSpec
 from experiments.runs.effective_steps import (
     ALL,
+    BETA,
     COMPARISONS_FILE,
+    GAMMA,
     HISTOGRAMS_FILE,
     QUANTITIES,
     ROUNDING_FILE,
@@ -19,13 +21,12 @@ from experiments.training.measuring.distributions import (
     histograms,
     rounding_errors,
 )
-from experiments.training.measuring.shadow import FORMATS, GAMMA, Shadow
+from experiments.training.measuring.shadow import FORMATS, Shadow
 from experiments.training.parallel import Parallel
 
 _LOGGED = 50  # times a run, besides the powers of two
 _COMPARED = (0.1, 0.5, 1.0)  # fractions of a run after which the costly comparisons are made
 _KEPT = 16  # steps over which rounding errors accumulate; earlier ones have faded to γ^16
-_BETA = 0.1
 
 
 def effective_steps(spec: RunSpec, folder: Path, parallel: Parallel) -> list["EffectiveSteps"]:
@@ -51,7 +52,7 @@ class EffectiveSteps(L.Callback):
     def __init__(self, spec: RunSpec, folder: Path) -> None:
         self._folder = folder
         args = spec.optimizer.args if spec.optimizer.class_path == "powerstep.PowerStep" else {}
-        self._gamma, self._beta = args.get("gamma", GAMMA), args.get("beta", _BETA)
+        self._gamma, self._beta = args.get("gamma", GAMMA), args.get("beta", BETA)
         steps = spec.training.steps
         self._compared = {max(1, round(part * steps)) for part in _COMPARED}
         self._every = -(-steps // _LOGGED)

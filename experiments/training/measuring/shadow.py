@@ -6,10 +6,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from experiments.runs.effective_steps import LAYERS
+from experiments.runs.effective_steps import BETAS, EPS, LAYERS
 from powerstep.quantization import dequantize_blockwise, quantize_blockwise
 
-GAMMA, BETAS, EPS = 0.9, (0.9, 0.95), 1e-8  # the paper's, arXiv:2605.10335, section 5.1
 BLOCK_SIZE = 128
 FORMATS = {"bf16": 16, "int8": 8, "int4": 4}  # bits of a number
 
@@ -43,7 +42,7 @@ class Shadow:
         layers: the range of each layer type.
     """
 
-    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], gamma: float = GAMMA) -> None:
+    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], gamma: float) -> None:
         self._gamma = gamma
         by_layer: dict[str, list[nn.Parameter]] = {}
         for name, param in named:
