@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from powerstep.dtensors import local, local_grad
+from powerstep.kernels.formula import Formula
+from powerstep.kernels.step import Kind, kernel_for, kind_of
 from powerstep.loading import check_state, converted, matches
 from powerstep.pieces import Piece, Work, piece_limit
 from powerstep.state import StateLayout, new_part, storage_for
@@ -34,9 +36,18 @@ class ElementwiseOptimizer(ValidatedOptimizer):
                 class attribute `buffers`; all of one shape.
             group: the parameter group, with the values of all arguments.
             step: the step number, counted from 1, or 0 if the class does not count steps. Under
-                torch.compile it is a 0-dimensional fp64 tensor.
+                torch.compile, and if the group is capturable, it is a 0-dimensional fp64 tensor.
         """
         raise NotImplementedError
+
+    def _formula(self, group: dict[str, Any], step: int | Tensor) -> Formula | None:
+        """Return `_update` as text for kernels, or None if no kernel can be used.
+
+        Args:
+            group: as in `_update`.
+            step: as in `_update`.
+        """
+        return None
 
     def _initial_value(self, param: Tensor, name: str, group: dict[str, Any]) -> Tensor | None:
         """Return the initial value of a buffer, or None for zeros."""
@@ -106,12 +117,41 @@ class ElementwiseOptimizer(ValidatedOptimizer):
             )
 
     def _step_group(self, params: Sequence[Tensor], group: dict[str, Any]) -> None:
+        is_unwanted = group["compiled"] is False or group.get("foreach")
+        # Under torch.compile, the caller compiles the whole step.
+        if not is_unwanted and not torch.compiler.is_compiling():
+            params = self._step_compiled(params, group)
+        self._step_each(params, group)
+
+    def _step_each(self, params: Sequence[Tensor], group: dict[str, Any]) -> None:
+        """Update parameters one after another, with torch's operations."""
         for param in params:
             self._step_param(param, group)
 
+    def _step_compiled(self, params: Sequence[Tensor], group: dict[str, Any]) -> list[Tensor]:
+        """Update parameters with kernels, all alike in one call; return those that have none."""
+        parts = storage_for(group["state_precision"], group["block_size"]).parts
+        names = [name + part.suffix for name in self.buffers for part in parts]
+        batches: dict[Kind, list[tuple[Tensor, list[Tensor]]]] = {}
+        for param in params:
+            state, own, grad = self.state[param], local(param), local_grad(param)
+            tensors = [own, grad, *[local(state[name]) for name in names]]
+            batches.setdefault(kind_of(own, grad), []).append((param, tensors))
+        others: list[Tensor] = []
+        for alike, batch in batches.items():
+            formula = self._formula(group, 1)
+            kernel = formula and kernel_for(alike, formula, self.buffers, group)
+            if not kernel:
+                others += [param for param, _ in batch]
+                continue
+            counts = [self._count(param, group) for param, _ in batch]
+            formulas = {count: self._formula(group, count) for count in set(counts)}
+            kernel.step([tensors for _, tensors in batch], counts, formulas)
+        return others
+
     def _step_param(self, param: Tensor, group: dict[str, Any]) -> None:
         """Update one parameter, piece by piece."""
-        step = self._count(param)
+        step = self._count(param, group)
         for piece in self._pieces(param, group):
             self._step_piece(piece, group, step)
 
@@ -120,25 +160,27 @@ class ElementwiseOptimizer(ValidatedOptimizer):
         self._update(work, group, step)
         piece.store(work)
 
-    def _count(self, param: Tensor) -> int | Tensor:
+    def _count(self, param: Tensor, group: dict[str, Any]) -> int | Tensor:
         """Increment and return the step number of `param`; 0 if the class does not count steps."""
         if not self.counts_steps:
             return 0
         # The count is a tensor, as in torch's optimizers, so that checkpoints treat it like state.
         count = self.state[param]["step"]
         count += 1
-        # torch.compile would treat a number as a constant and recompile at each step.
-        return count.double() if torch.compiler.is_compiling() else int(count)
+        # torch.compile and CUDA graphs would treat a number as a constant.
+        stays = group["capturable"] or torch.compiler.is_compiling()
+        return count.double() if stays else int(count)
 
     def _state_layout(self, group: dict[str, Any]) -> StateLayout:
         """Return the layout of the state of a group's parameters."""
         storage = storage_for(group["state_precision"], group["block_size"])
-        return StateLayout(self.buffers, storage, self.counts_steps)
+        return StateLayout(self.buffers, storage, self.counts_steps, group["capturable"])
 
     def _new_state(self, param: Tensor, group: dict[str, Any], layout: StateLayout) -> None:
         storage = layout.storage
         if layout.counts_steps:
-            self.state[param]["step"] = torch.tensor(0.0, dtype=torch.float32)
+            device = layout.count_device(param)
+            self.state[param]["step"] = torch.zeros((), dtype=torch.float32, device=device)
         for name in layout.buffers:
             parts = {part.suffix: new_part(param, part) for part in storage.parts}
             start = self._initial_value(param, name, group)
@@ -158,9 +200,7 @@ class ElementwiseOptimizer(ValidatedOptimizer):
             except ValueError as error:
                 raise ValueError(f"{self._name_of(param)}: {error}") from None
 
-    def _pieces(
-        self, param: Tensor, group: dict[str, Any], limit: int | None = None
-    ) -> Iterator[Piece]:
+    def _pieces(self, param: Tensor, group: dict[str, Any]) -> Iterator[Piece]:
         """Split a parameter, its gradient and its state into flat views.
 
         If the parameter or its gradient is not contiguous, it is yielded whole, in its own shape.
@@ -169,10 +209,8 @@ class ElementwiseOptimizer(ValidatedOptimizer):
         Args:
             param: a parameter with a gradient and state.
             group: its parameter group.
-            limit: most elements per piece; None uses `piece_limit` of the device.
         """
-        # Detach: a compiled kernel would be compiled again for tensors that require gradients.
-        own, grad = local(param).detach(), local_grad(param).detach()
+        own, grad = local(param), local_grad(param)
         numel = own.numel()
         storage = storage_for(group["state_precision"], group["block_size"])
         state = self.state[param]
@@ -185,7 +223,7 @@ class ElementwiseOptimizer(ValidatedOptimizer):
             return
         whole = Piece(own.view(-1), grad.view(-1), stored, storage, group)
         multiple = 2 * group["block_size"]  # whole blocks and whole bytes of 4-bit codes
-        size = max(1, (limit or piece_limit(own.device)) // multiple) * multiple
+        size = max(1, piece_limit(own.device) // multiple) * multiple
         for start in range(0, numel, size):
             yield whole.cut(start, min(start + size, numel))
 
@@ -232,10 +270,8 @@ class ElementwiseOptimizer(ValidatedOptimizer):
             after.remove()
 
     def _has_groups_like(self, saved: Sequence[dict[str, Any]]) -> bool:
-        sizes = [
-            [len(group["params"]) for group in groups] for groups in (self.param_groups, saved)
-        ]
-        return sizes[0] == sizes[1]
+        own, others = ([len(group["params"]) for group in x] for x in (self.param_groups, saved))
+        return own == others
 
     def _checked_states(
         self, given: dict[str, Any]

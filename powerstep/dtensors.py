@@ -6,11 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
+
+_PLAIN = (Tensor, Parameter)  # tested first: hasattr is slow if there is no such attribute
 
 
 def is_dtensor(tensor: Tensor) -> bool:
     """Return whether a tensor is a DTensor, without importing torch.distributed."""
-    return hasattr(tensor, "to_local")
+    return type(tensor) not in _PLAIN and hasattr(tensor, "to_local")
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -21,9 +24,11 @@ def local(tensor: Tensor) -> Tensor:
 def local_grad(param: Tensor) -> Tensor:
     """Return this process's shard of the gradient, with the placements of the parameter."""
     grad = param.grad
-    if is_dtensor(grad) and grad.placements != param.placements:
+    if not is_dtensor(grad):
+        return grad
+    if grad.placements != param.placements:
         grad = grad.redistribute(placements=param.placements)  # tensor parallelism may give Partial
-    return local(grad)
+    return grad.to_local()
 
 
 def shard_counts(param: Tensor) -> list[int]:

@@ -22,7 +22,7 @@ def matches(state: State, param: Tensor, layout: StateLayout) -> bool:
     """Return whether a state has the layout. It must be quick: every step calls it."""
     device, is_sharded = param.device, is_dtensor(param)
     for part in layout.storage.parts:
-        _, shape = part_shapes(param, part)
+        shape = param.shape if part.span == 1 else part_shapes(param, part)[1]
         for buffer in layout.buffers:
             stored = state.get(buffer + part.suffix)
             if not (
@@ -34,7 +34,10 @@ def matches(state: State, param: Tensor, layout: StateLayout) -> bool:
                 and is_dtensor(stored) == is_sharded
             ):
                 return False
-    return not layout.counts_steps or isinstance(state.get("step"), Tensor)
+    if not layout.counts_steps:
+        return True
+    count = state.get("step")
+    return isinstance(count, Tensor) and count.device == layout.count_device(param)
 
 
 def check_state(state: State, param: Tensor, layout: StateLayout, block_size: int) -> None:
@@ -64,7 +67,8 @@ def converted(state: State, param: Tensor, layout: StateLayout, block_size: int)
     check_state(state, param, layout, block_size)
     known: dict[str, Any] = {}
     if layout.counts_steps:
-        known["step"] = torch.tensor(float(state["step"]), dtype=torch.float32, device="cpu")
+        count, device = float(state["step"]), layout.count_device(param)
+        known["step"] = torch.tensor(count, dtype=torch.float32, device=device)
     for buffer in layout.buffers:
         storage = _storage_of(state, buffer, param, layout, block_size)
         parts = [_copy(state[buffer + part.suffix], param, part) for part in storage.parts]

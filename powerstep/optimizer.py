@@ -9,16 +9,9 @@ from torch.optim.optimizer import ParamsT
 
 from powerstep.arguments import ArgumentRule, between, one_of
 from powerstep.base import ElementwiseOptimizer
-from powerstep.compiled import kernel_numbers, step_rows
-from powerstep.dtensors import local
 from powerstep.functional import foreach_powerstep_, powerstep_
+from powerstep.kernels.formula import Formula
 from powerstep.pieces import Piece, Work, piece_limit
-
-# Number of elements of all parameters from which compiled=None compiles. For smaller models, the
-# eager path takes hundreds of steps in the time that compiling takes.
-COMPILE_FROM = 10_000_000
-# Number of elements of one parameter from which a kernel call is faster than the eager operations.
-KERNEL_FROM = 2**14
 
 
 class PowerStep(ElementwiseOptimizer):
@@ -32,10 +25,13 @@ class PowerStep(ElementwiseOptimizer):
     fp32 for every parameter dtype. A NaN or an infinity in a gradient stays in the momentum: skip
     such steps, as `torch.amp.GradScaler` does, or stop the training.
 
-    There are three code paths, which agree up to the last bits of fp32: the default updates one
-    parameter after another, `foreach` updates several per kernel launch, and `compiled` uses one
-    kernel made by torch.compile. The compiled path supports fp32, bf16 and int8 states and
-    contiguous fp32, bf16 and fp16 parameters; the others use the default path.
+    Three code paths agree up to the last bits of fp32. The default is one kernel call for all
+    parameters of a group. The kernels are generated: on a CPU in C, compiled by the system's C
+    compiler in a fraction of a second, once for a machine, and on CUDA in Triton. They support
+    contiguous fp32, bf16 and fp16 parameters, all state precisions, and blocks of at most 4096
+    elements (an even number for int4, a power of two on CUDA). Where there is no kernel or no
+    compiler, `foreach` updates several parameters per kernel launch, and the eager path updates one
+    after another with torch's operations. The eager path defines the update.
 
     Args:
         params: parameters or parameter groups, as for every torch optimizer.
@@ -54,9 +50,12 @@ class PowerStep(ElementwiseOptimizer):
             instead of to nearest. Rounding to nearest loses steps below half the spacing of bf16
             numbers. Processes that hold copies of a parameter need the same seed, or the copies
             diverge.
-        foreach: use the foreach path. None uses it for parameters on an accelerator.
-        compiled: use the compiled path. None uses it from 10 million parameters on. Without a
-            compiler it warns and uses another path.
+        foreach: use the foreach path. None uses it for parameters on an accelerator that have no
+            kernel.
+        compiled: use kernels; False never uses them. None uses them unless `foreach` is True.
+            Without a compiler, True and None warn and use another path.
+        capturable: a CUDA graph may record the steps. PowerStep needs this for no state of its own;
+            a learning rate that changes between replays must be a tensor on the device.
 
     Raises:
         ValueError: an argument is out of range, a parameter has another dtype than fp32, fp64,
@@ -68,9 +67,8 @@ class PowerStep(ElementwiseOptimizer):
         "gamma": between(0, 1),
         "beta": between(0, 1),
         "foreach": one_of(None, True, False),
-        "compiled": one_of(None, True, False),
     }
-    legacy_defaults: ClassVar[dict[str, Any]] = {"foreach": None, "compiled": None}
+    legacy_defaults: ClassVar[dict[str, Any]] = {"foreach": None}
 
     def __init__(
         self,
@@ -86,6 +84,7 @@ class PowerStep(ElementwiseOptimizer):
         stochastic_rounding: bool = False,
         foreach: bool | None = None,
         compiled: bool | None = None,
+        capturable: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -98,6 +97,7 @@ class PowerStep(ElementwiseOptimizer):
             "stochastic_rounding": stochastic_rounding,
             "foreach": foreach,
             "compiled": compiled,
+            "capturable": capturable,
         }
         super().__init__(params, defaults)
 
@@ -110,44 +110,25 @@ class PowerStep(ElementwiseOptimizer):
     def _update(self, work: Work, group: dict[str, Any], step: int | Tensor) -> None:
         powerstep_(work.theta, work.grad, *work.buffers, **_hyperparameters(group))
 
-    def _step_group(self, params: Sequence[Tensor], group: dict[str, Any]) -> None:
-        if torch.compiler.is_compiling():  # the caller compiles the whole step
-            super()._step_group(params, group)
-        elif self._is_compiled(group):
-            self._step_compiled(params, group)
-        elif _is_foreach(params, group):
-            self._step_foreach(params, group)
-        else:
-            super()._step_group(params, group)
-
-    def _is_compiled(self, group: dict[str, Any]) -> bool:
-        if group["compiled"] is not None or group["foreach"]:
-            return bool(group["compiled"])
-        params = [param for group in self.param_groups for param in group["params"]]
-        return sum(param.numel() for param in params) >= COMPILE_FROM and all(
-            param.device.type in ("cpu", "cuda") for param in params
+    def _formula(self, group: dict[str, Any], step: int | Tensor) -> Formula:
+        return Formula(
+            """
+            momentum = gamma * momentum + grad
+            theta = decay * theta - lr * signed_power(momentum)
+            """,
+            {
+                "lr": group["lr"],
+                "gamma": group["gamma"],
+                "decay": 1 - group["lr"] * group["weight_decay"],
+            },
+            exponent=group["beta"],
         )
 
-    def _step_compiled(self, params: Sequence[Tensor], group: dict[str, Any]) -> None:
-        """Update complete rows of large parameters with a compiled kernel, and the rest eagerly."""
-        small = [param for param in params if local(param).numel() < KERNEL_FROM]
-        self._step_foreach(small, group)
-        numbers: dict[torch.device, Tensor] = {}
-        for param in params:
-            if local(param).numel() < KERNEL_FROM:
-                continue
-            device = local(param).device
-            if device not in numbers:
-                numbers[device] = kernel_numbers(group, device)
-            # Pieces limit the memory of temporaries, and these kernels have none.
-            is_lean = group["state_precision"] in ("fp32", "bf16") and not (
-                group["stochastic_rounding"] and param.dtype == torch.bfloat16
-            )
-            limit = max(1, local(param).numel()) if is_lean else None
-            for piece in self._pieces(param, group, limit):
-                done = step_rows(piece, numbers[device])
-                if done < piece.numel:
-                    self._step_piece(piece.cut(done, piece.numel), group, step=0)
+    def _step_each(self, params: Sequence[Tensor], group: dict[str, Any]) -> None:
+        if _is_foreach(params, group) and not torch.compiler.is_compiling():
+            self._step_foreach(params, group)
+        else:
+            super()._step_each(params, group)
 
     def _step_foreach(self, params: Sequence[Tensor], group: dict[str, Any]) -> None:
         """Update parameters in batches that have at most `piece_limit` elements."""

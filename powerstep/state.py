@@ -117,11 +117,17 @@ class StateLayout(NamedTuple):
         buffers: names of the buffers.
         storage: how each buffer is stored.
         counts_steps: whether the state has the number of steps, as "step".
+        capturable: whether this number is on the device of the parameter, and not on the CPU.
     """
 
     buffers: tuple[str, ...]
     storage: Storage
     counts_steps: bool
+    capturable: bool
+
+    def count_device(self, param: Tensor) -> torch.device:
+        """Return the device of the number of steps."""
+        return local(param).device if self.capturable else torch.device("cpu")
 
 
 def part_shapes(param: Tensor, part: Part) -> tuple[tuple[int, ...], tuple[int, ...]]:

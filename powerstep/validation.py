@@ -29,6 +29,8 @@ class ValidatedOptimizer(Optimizer):
         "block_size": whole_number(1),
         "maximize": one_of(True, False),
         "stochastic_rounding": one_of(True, False),
+        "compiled": one_of(None, True, False),
+        "capturable": one_of(True, False),
     }
     # Every group has these values. A subclass may also accept them as constructor arguments.
     common_defaults: ClassVar[dict[str, Any]] = {
@@ -36,6 +38,8 @@ class ValidatedOptimizer(Optimizer):
         "block_size": 128,
         "maximize": False,
         "stochastic_rounding": False,
+        "compiled": None,
+        "capturable": False,
     }
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:

@@ -7,7 +7,9 @@ from torch.optim.optimizer import ParamsT
 
 from powerstep.arguments import ArgumentRule, at_least, betas, one_of
 from powerstep.base import ElementwiseOptimizer
+from powerstep.baselines.adamw import adamw_formula
 from powerstep.functional import adamw_step_
+from powerstep.kernels.formula import Formula
 from powerstep.pieces import Work
 
 
@@ -77,3 +79,6 @@ class NaiveAdamWInt8(ElementwiseOptimizer):
             weight_decay=group["weight_decay"],
             step=step,
         )
+
+    def _formula(self, group: dict[str, Any], step: int | Tensor) -> Formula:
+        return adamw_formula(group, step)

@@ -10,7 +10,9 @@ from torch.distributed.tensor import DTensor
 
 from powerstep.arguments import ArgumentRule, at_least, betas, learning_rate, whole_number
 from powerstep.base import ElementwiseOptimizer
+from powerstep.baselines.adamw import adamw_formula
 from powerstep.functional import adamw_
+from powerstep.kernels.formula import Formula
 from powerstep.optimizer import PowerStep
 from powerstep.pieces import Work
 from powerstep.state import Full, StateLayout
@@ -64,7 +66,7 @@ class _MuonOnMatrices(ElementwiseOptimizer):
 
     def _state_layout(self, group: dict[str, Any]) -> StateLayout:
         if group["is_matrix"]:
-            return StateLayout(("momentum",), Full(torch.float32), counts_steps=False)
+            return StateLayout(("momentum",), Full(torch.float32), False, group["capturable"])
         return super()._state_layout(group)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -225,6 +227,9 @@ class MuonAdamW(_MuonOnMatrices):
             weight_decay=group["weight_decay"],
             step=step,
         )
+
+    def _formula(self, group: dict[str, Any], step: int | Tensor) -> Formula:
+        return adamw_formula(group, step)
 
 
 def _param_groups(

@@ -8,7 +8,17 @@ from torch.optim.optimizer import ParamsT
 from powerstep.arguments import ArgumentRule, between, one_of
 from powerstep.base import ElementwiseOptimizer
 from powerstep.functional import signed_power, step_along_
+from powerstep.kernels.formula import Formula
 from powerstep.pieces import Work
+
+_DECOUPLED = """
+    momentum = gamma * momentum + signed_power(grad)
+    theta = decay * theta - lr * momentum
+    """
+_DECAY_IN_MOMENTUM = """
+    momentum = gamma * momentum + signed_power(grad) + weight_decay * theta
+    theta = theta - lr * momentum
+    """
 
 
 class PbSGDM(ElementwiseOptimizer):
@@ -68,3 +78,10 @@ class PbSGDM(ElementwiseOptimizer):
         else:
             theta.mul_(1 - lr * weight_decay)
         step_along_(theta, momentum, lr)
+
+    def _formula(self, group: dict[str, Any], step: int | Tensor) -> Formula:
+        lr, weight_decay = group["lr"], group["weight_decay"]
+        numbers = {"lr": lr, "gamma": group["gamma"], "weight_decay": weight_decay}
+        numbers |= {"decay": 1 - lr * weight_decay}
+        text = _DECAY_IN_MOMENTUM if group["decay_in_momentum"] else _DECOUPLED
+        return Formula(text, numbers, exponent=group["beta"])

@@ -8,7 +8,23 @@ from torch.optim.optimizer import ParamsT
 from powerstep.arguments import ArgumentRule, at_least, betas, between, one_of
 from powerstep.base import ElementwiseOptimizer
 from powerstep.functional import step_along_
+from powerstep.kernels.formula import Formula
 from powerstep.pieces import Work
+
+_AS_PUBLISHED = """
+    correction = beta1 * momentum + rest1 * grad
+    momentum = beta2 * momentum + rest2 * grad
+    dual = dual - alpha * correction
+    moved = theta - lr * correction / signed_power(abs(correction) + eps)
+    theta = moved + tau * (dual - moved) - shrinkage * theta
+    """
+_WITH_DUAL_IN_DIRECTION = """
+    momentum = beta2 * momentum + rest2 * grad
+    correction = beta1 * momentum + rest1 * grad
+    dual = dual - alpha * correction
+    direction = rest_tau * correction / (signed_power(abs(correction)) + eps) + tau * dual
+    theta = theta - shrinkage * theta - lr * direction
+    """
 
 
 class Stacey(ElementwiseOptimizer):
@@ -77,6 +93,24 @@ class Stacey(ElementwiseOptimizer):
 
     def _initial_value(self, param: Tensor, name: str, group: dict[str, Any]) -> Tensor | None:
         return param if name == "dual" and not group["dual_in_direction"] else None
+
+    def _formula(self, group: dict[str, Any], step: int | Tensor) -> Formula | None:
+        (beta1, beta2), lr, p = group["betas"], group["lr"], group["p"]
+        numbers = {
+            "lr": lr,
+            "beta1": beta1,
+            "rest1": 1 - beta1,
+            "beta2": beta2,
+            "rest2": 1 - beta2,
+            "alpha": group["alpha"],
+            "tau": group["tau"],
+            "rest_tau": 1 - group["tau"],
+            "eps": group["eps"],
+            "shrinkage": lr * group["weight_decay"],
+        }
+        text = _WITH_DUAL_IN_DIRECTION if group["dual_in_direction"] else _AS_PUBLISHED
+        # For p = 2 the divisor is 1, also where it would be 0^0.
+        return Formula(text, numbers, exponent=(p - 2) / (p - 1)) if p > 2 else None
 
     def _update(self, work: Work, group: dict[str, Any], step: int | Tensor) -> None:
         if group["dual_in_direction"]:

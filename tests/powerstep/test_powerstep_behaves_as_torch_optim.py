@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
-import powerstep.optimizer
 from powerstep import PowerStep
 from powerstep.baselines import AdamS, NaiveAdamWInt8, PbSGDM, SignSGD, Stacey
 
@@ -24,11 +23,6 @@ STATE_DTYPES = {
 }
 PATHS = [{"compiled": False}, {"foreach": True}, {"compiled": True}]
 OPTIMIZERS = [PowerStep, AdamS, NaiveAdamWInt8, PbSGDM, SignSGD, Stacey]
-
-
-@pytest.fixture(autouse=True)
-def kernels_for_the_smallest(monkeypatch):
-    monkeypatch.setattr(powerstep.optimizer, "KERNEL_FROM", 0)
 
 
 def linear(dtype=torch.float32):

@@ -69,7 +69,7 @@ def test_beta_0_is_sign_momentum_exactly():
 def test_beta_1_is_torch_sgd_with_momentum_exactly():
     start, grads = random_walk((16, 16))
     expected = steps(start, grads, torch.optim.SGD, lr=1e-2, momentum=0.9)
-    assert torch.equal(steps(start, grads, PowerStep, lr=1e-2, beta=1.0), expected)
+    assert torch.equal(steps(start, grads, PowerStep, lr=1e-2, beta=1.0, compiled=False), expected)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1, 1.0])

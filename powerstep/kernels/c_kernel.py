@@ -1,0 +1,67 @@
+"""A kernel for parameters on the CPU."""
+
+import ctypes
+import functools
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from powerstep.kernels.c_library import library
+from powerstep.kernels.c_source import c_source, chunk_size
+from powerstep.kernels.formula import Formula, Variant, chunks
+from powerstep.kernels.power import power_coefficients
+
+_THREADS_FROM = 2**15  # elements; to start the threads takes as long as to update a few thousand
+
+
+class CKernel:
+    """A kernel for parameters on the CPU.
+
+    Raises:
+        CompilerError: there is no C compiler, or it failed.
+        OSError: the library cannot be written or loaded.
+    """
+
+    def __init__(self, variant: Variant) -> None:
+        self._variant = variant
+        self._function = library(c_source(variant)).step
+        pointers = [ctypes.c_void_p] * 6
+        self._function.argtypes = [ctypes.c_int64, *pointers, ctypes.c_uint32, ctypes.c_int]
+        self._function.restype = None
+
+    def step(
+        self,
+        tensors: Sequence[Sequence[Tensor]],
+        counts: Sequence[int],
+        formulas: Mapping[int, Formula],
+    ) -> None:
+        """Update parameters in place.
+
+        Args:
+            tensors: for each parameter itself, its gradient and the parts of its buffers, all
+                contiguous, in the order of `powerstep.state`.
+            counts: the step number of each parameter.
+            formulas: the formula of each step number.
+        """
+        numels = tuple([own[0].numel() for own in tensors])
+        first, parameter = chunks(numels, chunk_size(self._variant))
+        numbers = {count: [*map(float, own.numbers.values())] for count, own in formulas.items()}
+        arguments = (
+            first,
+            parameter,
+            torch.tensor(numels),
+            torch.tensor([[each.data_ptr() for each in own] for own in tensors]),
+            torch.tensor([numbers[count] for count in counts], dtype=torch.float32),
+            _coefficients(formulas[counts[0]].exponent),
+        )
+        seed = int(torch.randint(2**32, ())) if self._variant.stochastic else 0
+        threads = 1 if sum(numels) < _THREADS_FROM else min(torch.get_num_threads(), len(first))
+        pointers = [argument.data_ptr() for argument in arguments]
+        self._function(len(first), *pointers, seed, threads)
+
+
+@functools.cache
+def _coefficients(exponent: float) -> Tensor:
+    """Return `power_coefficients` in fp32; of any exponent if the formula takes no power."""
+    return torch.tensor(power_coefficients(exponent if 0 < exponent < 1 else 0.5))

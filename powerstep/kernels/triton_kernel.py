@@ -1,0 +1,129 @@
+"""A kernel for parameters on a CUDA device."""
+
+import functools
+import importlib.util
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from powerstep.kernels.cache import cache_folder, name_of
+from powerstep.kernels.formula import Formula, Variant, chunks
+from powerstep.kernels.triton_source import chunk_size, triton_source
+
+Numbers = Mapping[str, float | Tensor]  # hyperparameters, by name
+_ALIGNMENT = 16  # bytes; allocators align to more, but a view may begin anywhere
+
+
+class TritonKernel:
+    """A kernel for parameters on a CUDA device; it never waits for the device.
+
+    A CUDA graph can record its steps. A hyperparameter that is a tensor on the device is read there
+    at each replay; all others keep their values.
+
+    Raises:
+        ImportError: Triton is not installed.
+    """
+
+    def __init__(self, variant: Variant) -> None:
+        self._variant = variant
+        self._function = _imported(triton_source(variant)).step
+        self._recorded: list[object] = []  # tensors that the replays of CUDA graphs read
+
+    def step(
+        self,
+        tensors: Sequence[Sequence[Tensor]],
+        counts: Sequence[int | Tensor],
+        formulas: Mapping[int | Tensor, Formula],
+    ) -> None:
+        """Update parameters in place.
+
+        Args:
+            tensors: for each parameter itself, its gradient and the parts of its buffers, all
+                contiguous, in the order of `powerstep.state`.
+            counts: the step number of each parameter.
+            formulas: the formula of each step number.
+        """
+        device = tensors[0][0].device
+        numels = tuple([own[0].numel() for own in tensors])
+        first, parameter = chunks(numels, chunk_size(self._variant), device)
+        addresses = tuple([tuple([each.data_ptr() for each in own]) for own in tensors])
+        arguments = (
+            first,
+            parameter,
+            self._on_device(numels, torch.int64, device),
+            self._on_device(addresses, torch.int64, device),
+            self._numbers([formulas[count].numbers for count in counts], device),
+        )
+        if _is_recording(device):
+            self._recorded += arguments
+        self._function[(len(first),)](
+            *arguments,
+            formulas[counts[0]].exponent,
+            int(torch.randint(2**31, ())) if self._variant.stochastic else 0,
+            ALIGNED=not any(x % _ALIGNMENT for row in (numels, *addresses) for x in row),
+            num_warps=8,
+        )
+
+    def _numbers(self, rows: Sequence[Numbers], device: torch.device) -> Tensor:
+        """Return the hyperparameters, fp32, a row for each parameter."""
+        read = {
+            name: column
+            for column, (name, value) in enumerate(rows[0].items())
+            if isinstance(value, Tensor) and value.device == device and device.type != "cpu"
+        }
+        constants = tuple(
+            [
+                tuple([0.0 if name in read else float(value) for name, value in row.items()])
+                for row in rows
+            ]
+        )
+        numbers = self._on_device(constants, torch.float32, device)
+        if read:
+            numbers = numbers.clone()
+            for name, column in read.items():
+                numbers[:, column] = torch.stack([row[name] for row in rows])
+        return numbers
+
+    def _on_device(
+        self, values: tuple[Any, ...], dtype: torch.dtype, device: torch.device
+    ) -> Tensor:
+        if not _is_recording(device):
+            return _sent(values, dtype, device)[0]
+        # A graph copies from the memory of the host at each replay, and not before.
+        tensor, host = _sent.__wrapped__(values, dtype, device)
+        self._recorded.append(host)
+        return tensor
+
+
+def _is_recording(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+@functools.lru_cache(maxsize=256)
+def _sent(
+    values: tuple[Any, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return a tensor on the device, sent without waiting, and the one that it is copied from."""
+    host = torch.tensor(values, dtype=dtype)
+    host = host.pin_memory() if device.type == "cuda" else host
+    return host.to(device, non_blocking=True), host
+
+
+def _imported(source: str) -> ModuleType:
+    """Import source from a file, which Triton needs to read it."""
+    path = cache_folder() / f"{name_of(source)}.py"
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            made = os.path.join(folder, path.name)
+            with open(made, "w", encoding="utf-8") as file:
+                file.write(source)
+            os.replace(made, path)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
