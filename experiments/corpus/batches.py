@@ -35,6 +35,13 @@ def check_size(facts: CorpusFacts, batch_size: int, context: int) -> None:
         )
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device; a GPU copies it while the CPU goes on."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 class TokenBatches:
     """Windows of a corpus: random ones for training, fixed ones for validation.
 

@@ -3,8 +3,8 @@
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from experiments.models.loss import head_loss
 from experiments.models.settings import (
     DeepseekV2Settings,
     Qwen3MoeSettings,
@@ -34,8 +34,8 @@ class CausalLM(nn.Module):
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Return the mean cross-entropy of `targets`, a scalar."""
         self._router_logits.clear()
-        logits = self.model(input_ids=tokens, use_cache=False).logits
-        loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+        hidden = self.model.model(input_ids=tokens, use_cache=False).last_hidden_state
+        loss = head_loss(hidden, self.model.lm_head.weight, targets)
         if self.training and self._router_logits:
             balance = self._load_balancing_loss()
             loss = loss + (balance - balance.detach())  # adds 0 to the loss, and the gradient

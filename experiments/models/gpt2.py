@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from experiments.models.loss import head_loss
 from experiments.models.settings import GPT2Settings
 
 
@@ -34,8 +35,7 @@ class GPT2(nn.Module):
         x = self.token_embedding(tokens) + self.position_embedding(positions)
         for block in self.blocks:
             x = block(x)
-        logits = F.linear(self.ln_f(x), self.token_embedding.weight)
-        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+        return head_loss(self.ln_f(x), self.token_embedding.weight, targets)
 
 
 class Block(nn.Module):

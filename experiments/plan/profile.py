@@ -68,6 +68,16 @@ class TrainingSettings(Settings):
     precision: Literal["32-true", "bf16-mixed", "bf16-true"] = Field(
         default="32-true", description="Lightning's precision setting"
     )
+    activation_checkpointing: bool = added(
+        False,
+        description="whether the backward pass computes the activations of each block again, which"
+        " takes time and saves memory",
+    )
+    compile: bool = added(
+        False,
+        description="whether torch.compile compiles each block; worth it on a GPU, but not for"
+        " small models on a CPU",
+    )
     val_every: int = Field(gt=0, description="steps between validations; divides steps")
     val_sequences: int = Field(
         gt=0, description="number of fixed validation sequences of each validation"

@@ -35,12 +35,13 @@ class ProgressLine(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object
     ) -> None:
-        """Advance the bar by one step."""
-        row, settings = pl_module.last_row, pl_module.spec.training
-        speed = settings.batch_size * settings.context / row["step_seconds"]
-        self._bar.set_postfix_str(
-            f"loss {row['train_loss']:.3f}, {speed:,.0f} tokens/s", refresh=False
-        )
+        """Advance the bar by one step, with the numbers of the last logged one."""
+        if row := pl_module.last_row:
+            settings = pl_module.spec.training
+            speed = settings.batch_size * settings.context / row["step_seconds"]
+            self._bar.set_postfix_str(
+                f"loss {row['train_loss']:.3f}, {speed:,.0f} tokens/s", refresh=False
+            )
         self._bar.update()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -93,7 +94,7 @@ class SaveOnSignal(L.Callback):
     SLURM sends SIGUSR2 before the time limit, and SIGTERM when it preempts or cancels a job. After
     SIGTERM alone training continues until the process is killed, because SLURM itself requeues a
     preempted job. A signal reaches the processes of a run at different moments, so they agree on
-    the step after which they save.
+    the step after which they save, a logged one.
 
     Args:
         path: the checkpoint.
@@ -115,8 +116,13 @@ class SaveOnSignal(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object
     ) -> None:
-        """Save if a signal arrived; if a validation follows, only after it."""
-        if trainer.global_step % pl_module.spec.training.val_every:
+        """Save if a signal arrived; if a validation follows, only after it.
+
+        Several processes ask each other at logged steps only, because that waits for the GPU.
+        """
+        training, step = pl_module.spec.training, trainer.global_step
+        is_asked = trainer.world_size == 1 or step % training.log_every == 0
+        if is_asked and step % training.val_every:
             self._save_if_requested(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -130,8 +136,10 @@ class SaveOnSignal(L.Callback):
             signal.signal(number, handler)
 
     def _save_if_requested(self, trainer: L.Trainer) -> None:
-        request = torch.tensor(self._request, device=trainer.strategy.root_device)
-        request = int(trainer.strategy.reduce(request, reduce_op="max"))
+        request = self._request
+        if trainer.world_size > 1:
+            ours = torch.tensor(request, device=trainer.strategy.root_device)
+            request = int(trainer.strategy.reduce(ours, reduce_op="max"))
         if not request:
             return
         self._request = 0

@@ -11,7 +11,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from experiments.corpus.batches import TokenBatches
+from experiments.corpus.batches import TokenBatches, to_device
+from experiments.models.blocks import compile_blocks, recompute_activations
 from experiments.models.build import build_model
 from experiments.optimizers.build import build_optimizer
 from experiments.optimizers.composite import parts_of
@@ -31,6 +32,7 @@ from experiments.training.checkpoint import (
     rng_states,
 )
 from experiments.training.learning_rate import lr_factor
+from experiments.training.measuring.divergence import Divergence
 from experiments.training.measuring.step import ParameterCopy, PeakMemory, synchronized_time
 from experiments.training.parallel import Parallel
 from experiments.training.sharding import full_tensor, shard
@@ -57,7 +59,12 @@ class LanguageModelRun(L.LightningModule):
         self.metrics = metrics
         torch.manual_seed(spec.seed)  # the same initial weights for every optimizer and process
         self.model = build_model(spec.model)
+        if spec.training.activation_checkpointing:
+            recompute_activations(self.model)
+        if spec.training.compile:
+            compile_blocks(self.model)
         self.last_row: dict[str, float] = {}
+        self._divergence = Divergence()
         self._peak = PeakMemory()
         self._peak_bytes = 0
         self._rng: dict[str, Tensor] = {}
@@ -110,28 +117,39 @@ class LanguageModelRun(L.LightningModule):
         step = self.global_step + 1
         is_validated = step % settings.val_every == 0
         is_logged = is_validated or step % settings.log_every == 0
-        before = ParameterCopy([*self.model.parameters()], self._peak) if is_logged else None
+        if not is_logged:  # nothing waits for the GPU
+            self._step_optimizer(self._compute_gradients(step)[0])
+            self.lr_schedulers().step()
+            return
+        before = ParameterCopy([*self.model.parameters()], self._peak)
         started = synchronized_time()
-        loss, grad_norm = self._compute_gradients()
+        loss, grad_norm = self._compute_gradients(step)
         update_started = synchronized_time()
         self._step_optimizer(loss)
         finished = synchronized_time()
         self.lr_schedulers().step()
-        self.last_row = row = {
+        self.last_row = {
             "step": step,
             "tokens": step * settings.batch_size * settings.context,
-            "train_loss": loss,
+            "train_loss": self._mean(loss).item(),
             "lr": settings.lr * lr_factor(step, settings),
             "grad_norm": full_tensor(grad_norm).item(),
-            "update_rms": before.rms_change() if before else math.nan,
+            "update_rms": before.rms_change(),
             "step_seconds": finished - started,
             "optimizer_seconds": finished - update_started,
         }
-        self.trainer.should_stop = not math.isfinite(loss)  # later losses are not finite either
-        if self.trainer.should_stop or (is_logged and not is_validated):
-            self._log_row(row)
+        if diverged_at := self._divergence.first_step(self.trainer.strategy):
+            self.trainer.should_stop = True  # later losses are not finite either
+            self.last_row |= {
+                "step": diverged_at,
+                "tokens": diverged_at * settings.batch_size * settings.context,
+                "train_loss": math.nan,
+                "lr": settings.lr * lr_factor(diverged_at, settings),
+            }
+        if self.trainer.should_stop or not is_validated:
+            self._log_row(self.last_row)
 
-    def _step_optimizer(self, loss: float) -> None:
+    def _step_optimizer(self, loss: Tensor) -> None:
         """Let the optimizer take its step.
 
         Raises:
@@ -141,7 +159,7 @@ class LanguageModelRun(L.LightningModule):
         try:
             self.optimizers().step()
         except Exception as error:
-            if math.isfinite(loss):
+            if loss.isfinite():
                 spec = self.spec.optimizer
                 raise RuntimeError(
                     f"optimizers.{spec.name}: the step of {' and '.join(spec.classes)} raised"
@@ -163,15 +181,17 @@ class LanguageModelRun(L.LightningModule):
     @torch.enable_grad()
     def _closure(self) -> Tensor:
         """Compute the gradients of this step's batch again, and return its loss, a scalar."""
-        return torch.tensor(self._compute_gradients()[0])
+        return self._compute_gradients(self.global_step + 1)[0]
 
-    def _compute_gradients(self) -> tuple[float, Tensor]:
-        """Compute the gradients of this step's batch, and clip them.
+    def _compute_gradients(self, step: int) -> tuple[Tensor, Tensor]:
+        """Compute the gradients of a step's batch, and clip them.
 
         Returns:
-            The loss, and the norm of the gradients before they are clipped.
+            The mean loss of this process's part of the batch, a scalar in fp64, and the norm of the
+            gradients before they are clipped.
         """
         loss = self._accumulate_gradients()
+        self._divergence.note(step, loss)
         limit = self.spec.training.grad_clip_norm
         return loss, nn.utils.clip_grad_norm_(self.model.parameters(), limit)
 
@@ -179,25 +199,24 @@ class LanguageModelRun(L.LightningModule):
         if self.trainer.is_global_zero:
             self.metrics.append(row)
 
-    def _accumulate_gradients(self) -> float:
-        """Compute the gradients of the whole batch, and return its mean loss."""
+    def _accumulate_gradients(self) -> Tensor:
+        """Compute the gradients of the whole batch; return the mean loss of this process's part."""
         settings = self.spec.training
         self.optimizer.zero_grad()
         part = self.parallel.part(settings.batch_size, self.global_rank)
         inputs, targets = (
-            tensor[part]
+            to_device(tensor[part], self.device)
             for tensor in self.batches.train(self.spec.seed, self.global_step, settings.batch_size)
         )
         size = self.parallel.micro_batch_size(settings)
         micro_batches = list(zip(inputs.split(size), targets.split(size), strict=True))
-        total = 0.0
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
         for index, micro in enumerate(micro_batches):
             with self._exchange_gradients(index == len(micro_batches) - 1):
-                loss = self.model(*(tensor.to(self.device) for tensor in micro))
-                loss = loss / len(micro_batches)
+                loss = self.model(*micro) / len(micro_batches)
                 self.manual_backward(loss)
-            total += loss.item()
-        return self._mean(torch.tensor(total, dtype=torch.float64)).item()
+            total += loss.detach()
+        return total
 
     def _exchange_gradients(self, is_last: bool) -> AbstractContextManager:
         """Return a context in which DDP reduces gradients only after the last micro-batch."""
@@ -221,7 +240,7 @@ class LanguageModelRun(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count the loss of one batch of validation windows."""
-        self._validation.add(batch, self.model(batch.inputs, batch.targets).item())
+        self._validation.add(batch, self.model(batch.inputs, batch.targets))
 
     def on_validation_epoch_end(self) -> None:
         """Log this step's row with the mean losses over all validation windows."""

@@ -14,6 +14,8 @@ from torch.distributed.tensor.parallel import (
 )
 from torch.distributed.tensor.placement_types import Placement
 
+from experiments.models.blocks import blocks
+
 # The tensor-parallel styles of `transformers`, as torch's classes. Qwen3 replicates the norms of
 # its queries and keys by the last style; each process applies them to its own attention heads.
 _PARALLEL_STYLES = {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}
@@ -31,7 +33,7 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> None:
     """
     if mesh["tensor_parallel"].size() > 1:
         _split_matrices(model, mesh["tensor_parallel"])
-    for block in _blocks(model):
+    for block in blocks(model):
         fully_shard(block, mesh=mesh["data_parallel"])
     fully_shard(model, mesh=mesh["data_parallel"])
 
@@ -86,8 +88,3 @@ def _tensor_parallel_plan(model: nn.Module) -> dict[str, str]:
 def _plan_key(name: str) -> str:
     """Return the key of a module in the tensor-parallel plan."""
     return re.sub(r"\d+", "*", name.removeprefix("model.model.").removesuffix(".weight"))
-
-
-def _blocks(model: nn.Module) -> nn.ModuleList:
-    """Return the Transformer blocks of a model."""
-    return next(module for module in model.modules() if isinstance(module, nn.ModuleList))

@@ -67,12 +67,11 @@ class Validation:
         for starts, block in [*batches, *padding][self._part]:
             yield Batch(*self._batches.val_windows(starts), is_final, block)
 
-    def add(self, batch: Batch, loss: float) -> None:
-        """Count the mean loss of a batch."""
+    def add(self, batch: Batch, loss: Tensor) -> None:
+        """Count the mean loss of a batch, a scalar; `take_losses` waits for it."""
         if batch.block is not None:
             windows = self._final if batch.is_final else self._curve
-            size = len(batch.inputs)
-            windows.sums[:, batch.block] += torch.tensor([loss * size, size], dtype=torch.float64)
+            windows.added.append((batch.block, len(batch.inputs), loss))
 
     def take_losses(self, mean: Callable[[Tensor], Tensor]) -> Row:
         """Return the losses of this validation, in columns of metrics, and forget them.
@@ -126,11 +125,16 @@ class _Windows:
             for number, block in enumerate(blocks)
             for batch in _split(block, batch_size)
         ]
-        self.sums = torch.zeros(2, len(blocks), dtype=torch.float64)
+        self.added: list[tuple[int, int, Tensor]] = []  # block, windows and mean loss of a batch
+        self._blocks = len(blocks)
 
     def take_sums(self) -> Tensor:
-        """Return sum of losses and number of windows by block, and set them to zero."""
-        sums, self.sums = self.sums, torch.zeros_like(self.sums)
+        """Return sum of losses and number of windows by block, fp64, and forget them."""
+        sums = torch.zeros(2, self._blocks, dtype=torch.float64)
+        losses = torch.stack([loss for _, _, loss in self.added]).tolist() if self.added else []
+        for (block, size, _), loss in zip(self.added, losses, strict=True):
+            sums[:, block] += torch.tensor([loss * size, size], dtype=torch.float64)
+        self.added.clear()
         return sums
 
 

