@@ -9,6 +9,7 @@
 #   make lint                      run the linters
 #   make check OPTIMIZER=name      check how an optimizer behaves; without OPTIMIZER, all of them
 #   make bench                     measure a step of each optimizer, with those of EXTRA=field
+#   make bench-train               measure the speed of training beside a plain loop
 #   make bench-analysis            measure the analysis of 500 runs
 #   make false-positives           measure how often each rule of the verdicts decides wrongly
 #   make reference                 copy a profile's results to results/reference/; makes no .venv
@@ -35,7 +36,7 @@ VENV = .venv$(EXTRA:%=-%)
 IN_VENV = PATH="$$PWD/$(VENV)/bin:$$PATH"
 SNAKEMAKE = $(IN_VENV) python -m snakemake --profile "profiles/$$LAUNCHER" --config "profile=$$PROFILE"
 
-.PHONY: venv reproduce plan status test test-here test-slurm test-field check bench bench-analysis false-positives reference rejudge lint lock clean
+.PHONY: venv reproduce plan status test test-here test-slurm test-field check bench bench-train bench-analysis false-positives reference rejudge lint lock clean
 .DELETE_ON_ERROR:
 
 venv:
@@ -72,6 +73,9 @@ check: venv
 bench: EXTRA := field
 bench: venv
 	$(IN_VENV) python -m experiments bench
+
+bench-train: venv
+	$(IN_VENV) python -m experiments bench-train
 
 bench-analysis: venv
 	$(IN_VENV) python -m tests.measure_analysis

@@ -79,6 +79,11 @@ def main(arguments: list[str] | None = None) -> None:
     command.add_argument("--out", type=Path, default=Path("results/bench"), help="output folder")
     command.set_defaults(run=run_bench)
 
+    command = commands.add_parser("bench-train", help="measure the speed of training")
+    command.add_argument("--rounds", type=int, default=5, help="measured runs of each side")
+    command.add_argument("--out", type=Path, default=Path("results/bench"), help="output folder")
+    command.set_defaults(run=run_bench_train)
+
     options = parser.parse_args(arguments)
     sys.stdout.reconfigure(errors="backslashreplace")  # the locale may lack characters
     try:
@@ -236,6 +241,13 @@ def run_bench(options: argparse.Namespace) -> None:
     from experiments.studies.bench import write_bench
 
     write_bench(options.rounds, options.only, options.out)
+
+
+def run_bench_train(options: argparse.Namespace) -> None:
+    """Measure the speed of training beside a plain loop."""
+    from experiments.studies.bench_train import write_bench_train
+
+    write_bench_train(options.rounds, options.out)
 
 
 _STUDIES = {

@@ -1,21 +1,16 @@
 """The tables of `make bench`: the cost of a step, and the effect of stochastic rounding."""
 
-import importlib.metadata
-import json
-import shlex
 from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import nn
 
-from experiments.files import atomic, make_folder
-from experiments.runs.provenance import provenance
+from experiments.files import make_folder
 from experiments.settings import ConfigError
+from experiments.studies.bench_files import write_provenance, write_table
 from experiments.studies.step_cost import OPTIMIZERS, RELATIVE_TO, gpt2_shapes, measure
 from powerstep import PowerStep
-
-EXTRAS = ("bitsandbytes", "torchao")  # packages of the extra `field` in pyproject.toml
 
 
 def rounding_example(elements: int = 100_000, steps: int = 1000, lr: float = 1e-5) -> pd.DataFrame:
@@ -67,30 +62,8 @@ def write_bench(rounds: int, only: list[str], folder: Path) -> None:
             raise ConfigError((), f"--only has {name!r}, but it must be one of {accepted}")
     make_folder(folder)
     names = [name for name in OPTIMIZERS if name in {RELATIVE_TO, *(only or OPTIMIZERS)}]
-    _write(rounding_example(), folder / "rounding")
-    _write(measure(gpt2_shapes(), names, rounds), folder / "step")
+    write_table(rounding_example(), folder / "rounding")
+    write_table(measure(gpt2_shapes(), names, rounds), folder / "step")
     command = ["python", "-m", "experiments", "bench", "--rounds", str(rounds)]
     command += [*(["--only", *only] if only else []), "--out", str(folder)]
-    source = provenance() | {"threads": torch.get_num_threads(), "command": shlex.join(command)}
-    source["packages"] |= _extra_versions()
-    text = json.dumps(source, indent=1)
-    with atomic(folder / "provenance.json") as path:
-        path.write_text(text + "\n", encoding="utf-8")
-    print(text)
-
-
-def _extra_versions() -> dict[str, str | None]:
-    installed = {found.name: found.version for found in importlib.metadata.distributions()}
-    return {name: installed.get(name) for name in EXTRAS}
-
-
-def _write(table: pd.DataFrame, target: Path) -> None:
-    with atomic(target.with_suffix(".csv")) as path:
-        table.to_csv(path, index=False)
-    shown = table.astype(object).where(table.notna(), None)  # to_markdown prints NaN, not None
-    is_missing = table.iloc[:, 1:].isna().all(axis=1)
-    shown[table.columns[0]] += is_missing.map({True: " (not installed)", False: ""})
-    text = shown.to_markdown(index=False, floatfmt=".3f", missingval="")
-    with atomic(target.with_suffix(".md")) as path:
-        path.write_text(text + "\n", encoding="utf-8")
-    print(text, end="\n\n")
+    write_provenance(folder / "provenance.json", command)

@@ -1,0 +1,175 @@
+"""The table of `make bench-train`: tokens per second of our training and of a plain loop.
+
+In each round, every side trains the same model for some steps, in processes of its own. Snakemake
+trains several runs at the same time, one thread each, so the sides have the same cores in all.
+"""
+
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing.managers import SyncManager
+from pathlib import Path
+from threading import Barrier
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from experiments.corpus.build import build
+from experiments.corpus.tokens import read_tokens
+from experiments.files import make_folder
+from experiments.plan.grid import plan
+from experiments.plan.reading import CONFIG_DIR, load_profile
+from experiments.plan.spec import RunSpec
+from experiments.settings import ConfigError
+from experiments.studies.bench_files import write_provenance, write_table
+from experiments.studies.plain_training import train_plainly
+
+_PROFILE = str(CONFIG_DIR / "studies" / "bench-train.yaml")
+# As the Snakefile sets them for each run.
+_KEEPS_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "4294967296",
+}
+_WARM_UP = 10  # first steps of a run, which are not counted
+Trainer = Callable[[RunSpec, Path, int, Barrier], list[float]]
+
+
+class Side(NamedTuple):
+    """Runs that train at the same time.
+
+    Attributes:
+        label: the row of the table.
+        trainer: trains a run and returns the seconds of each step.
+        optimizer: name of an entry of optimizers.yaml.
+        runs: number of runs, which share the cores; 0 for one run per core.
+        environment: variables of their processes.
+    """
+
+    label: str
+    trainer: Trainer
+    optimizer: str
+    runs: int
+    environment: dict[str, str]
+
+
+def plain(spec: RunSpec, corpus: Path, threads: int, start: Barrier) -> list[float]:
+    """Train with `train_plainly`, once all runs of the side are ready."""
+    torch.set_num_threads(threads)
+    tokens = read_tokens(corpus)[0]
+    data = tokens.first(len(tokens))
+    start.wait()
+    return train_plainly(spec.model, spec.training, data)
+
+
+def ours(spec: RunSpec, corpus: Path, threads: int, start: Barrier) -> list[float]:
+    """Train as `python -m experiments train` does, once all runs of the side are ready."""
+    from experiments.training.lightning_import import import_lightning
+
+    import_lightning()
+    from experiments.training.lightning_module import LanguageModelRun
+    from experiments.training.train import train
+
+    torch.set_num_threads(threads)
+    times: list[float] = []
+
+    def on_train_batch_start(run: LanguageModelRun, batch: int, batch_idx: int) -> None:
+        if not times:
+            start.wait()
+        times.append(time.perf_counter())
+
+    LanguageModelRun.on_train_batch_start = on_train_batch_start  # a hook of Lightning
+    with tempfile.TemporaryDirectory() as folder:
+        train(spec, corpus, Path(folder) / "training")
+    return np.diff(times).tolist()
+
+
+SIDES = (
+    Side("nanoGPT's loop, one run", plain, "adamw", 1, {}),
+    Side("the same, keeping freed memory", plain, "adamw", 1, _KEEPS_MEMORY),
+    Side("ours, AdamW, one run", ours, "adamw", 1, _KEEPS_MEMORY),
+    Side("ours, AdamW, a run per core", ours, "adamw", 0, _KEEPS_MEMORY),
+    Side("ours, PowerStep, a run per core", ours, "powerstep", 0, _KEEPS_MEMORY),
+)
+
+
+def write_bench_train(rounds: int, folder: Path) -> None:
+    """Write training.csv, training.md and provenance.json to a folder, and print the table.
+
+    Columns: side; runs; threads, of each run; tokens_per_second, of all runs together, the median
+    over all rounds and steps; and the median and the quartiles over the rounds of its ratio to
+    nanoGPT's loop in the same round.
+
+    Args:
+        rounds: number of rounds.
+        folder: the folder for the files.
+
+    Raises:
+        ConfigError: rounds is not accepted.
+    """
+    if rounds < 1:
+        raise ConfigError((), f"--rounds is {rounds}, but it must be at least 1")
+    make_folder(folder)
+    specs = {run.spec.optimizer.name: run.spec for run in plan(load_profile(_PROFILE))}
+    corpus = next(iter(specs.values())).corpus
+    cores = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as made, multiprocessing.get_context("spawn").Manager() as m:
+        build(corpus.name, corpus.settings, Path(made))
+        speeds = pd.DataFrame(
+            {
+                side.label: _speed(side, specs[side.optimizer], Path(made), cores, m)
+                for side in SIDES
+            }
+            for _ in range(rounds)
+        )
+    write_table(_statistics(speeds, cores), folder / "training")
+    command = ["python", "-m", "experiments", "bench-train", "--rounds", str(rounds)]
+    write_provenance(folder / "training_provenance.json", [*command, "--out", str(folder)])
+
+
+def _speed(side: Side, spec: RunSpec, corpus: Path, cores: int, manager: SyncManager) -> float:
+    """Return the tokens per second of all runs of a side together."""
+    runs = side.runs or cores
+    start = manager.Barrier(runs)
+    spawn = multiprocessing.get_context("spawn")
+    with _environment(side.environment), ProcessPoolExecutor(runs, mp_context=spawn) as pool:
+        futures = [
+            pool.submit(side.trainer, spec, corpus, cores // runs, start) for _ in range(runs)
+        ]
+        times = [future.result()[_WARM_UP:] for future in futures]
+    tokens = spec.training.batch_size * spec.training.context
+    return sum(tokens / float(np.median(each)) for each in times)
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Set environment variables for the processes that start in the block."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _statistics(speeds: pd.DataFrame, cores: int) -> pd.DataFrame:
+    """Return the table of `write_bench_train` from the speeds, a row a round."""
+    ratios = speeds.div(speeds[SIDES[0].label], axis=0)
+    runs = [side.runs or cores for side in SIDES]
+    return pd.DataFrame(
+        {
+            "side": [side.label for side in SIDES],
+            "runs": runs,
+            "threads": [cores // count for count in runs],
+            "tokens_per_second": speeds.median().to_numpy(),
+            "ratio": ratios.median().to_numpy(),
+            "ratio_low": ratios.quantile(0.25).to_numpy(),
+            "ratio_high": ratios.quantile(0.75).to_numpy(),
+        }
+    )
