@@ -50,6 +50,10 @@ def main(arguments: list[str] | None = None) -> None:
     )
     command.set_defaults(run=run_launch)
 
+    command = commands.add_parser("fork-server", help="train runs in forks of one process")
+    command.add_argument("folder", type=Path, help="folder of its socket")
+    command.set_defaults(run=run_fork_server)
+
     command = commands.add_parser("jobs", help="show the SLURM jobs of unfinished runs")
     command.add_argument("--profile", default="laptop", help="name or path of the profile")
     command.add_argument("--cluster", type=Path, required=True, help="YAML with the key slurm")
@@ -172,6 +176,13 @@ def run_launch(options: argparse.Namespace) -> None:
 
         train = partial(train_here, spec, options.corpus, run, options.threads, options.tensorboard)
     print(launch(run, train))
+
+
+def run_fork_server(options: argparse.Namespace) -> None:
+    """Fork a process for each run, on request of a launcher."""
+    from experiments.launch.fork_server import serve
+
+    serve(options.folder, main)
 
 
 def run_jobs(options: argparse.Namespace) -> None:

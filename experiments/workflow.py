@@ -18,6 +18,7 @@ from experiments.files import check_folder, make_folder
 from experiments.launch.gpus import visible_gpus
 from experiments.launch.slurm.jobs import check_cluster
 from experiments.launch.slurm.settings import parse_cluster
+from experiments.launch.warm import offer_warm_processes
 from experiments.plan.grid import plan
 from experiments.plan.options import Options
 from experiments.plan.reading import lines_named, load_profile
@@ -129,7 +130,9 @@ class Workflow:
             ConfigError: results/ cannot be written to, or SLURM would refuse a job.
         """
         make_folder(self._results.path)
-        if self.cluster:
+        if not self.cluster:
+            offer_warm_processes()
+        else:
             with self.lines_named():
                 check_cluster(self.cluster, {spec.model_name for spec in self.runs.values()})
 

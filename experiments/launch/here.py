@@ -1,11 +1,11 @@
-"""Training a run on this machine, in a subprocess."""
+"""Training a run on this machine, in a process of its own."""
 
 import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 
 from experiments.launch.launch import Stopped
+from experiments.launch.warm import start
 from experiments.plan.spec import RunSpec
 from experiments.runs.folder import RunFolder
 from experiments.runs.logs import last_line
@@ -30,21 +30,16 @@ def train_here(
         Why the run has no result, or None if it has one.
     """
     spec_json = spec.model_dump_json(ensure_ascii=True)  # the locale may lack characters
-    command = [sys.executable, "-m", "experiments", "train", "--spec", spec_json]
-    command += [
-        "--corpus",
-        str(corpus),
-        "--folder",
-        str(run.training.path),
-        "--threads",
-        str(threads),
-    ]
-    command += ["--tensorboard", str(int(tensorboard))]
+    arguments = ["train", "--spec", spec_json, "--corpus", str(corpus)]
+    arguments += ["--folder", str(run.training.path), "--threads", str(threads)]
+    arguments += ["--tensorboard", str(int(tensorboard))]
+    family = spec.model.family
+    modules = [] if family == "gpt2" else [f"transformers.models.{family}.modeling_{family}"]
     run.history.append("started")
     log = run.train_log
-    with log.open("a", encoding="utf-8") as file:
+    with log.open("ab") as file:
         began = file.tell()  # after the output of earlier attempts
-        process = subprocess.Popen(command, stdout=file, stderr=file)
+        process = start(arguments, file, modules)
         try:
             code = process.wait()
         except Stopped:
@@ -56,5 +51,5 @@ def train_here(
             raise
     if run.training.has_result:
         return None
-    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    how = f"signal {-code}" if code and code < 0 else f"exit code {code or 'unknown'}"
     return Failure(Status.FAILED, f"{how}: {last_line(log, began)}", log)

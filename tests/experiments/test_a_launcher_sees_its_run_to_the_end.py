@@ -1,6 +1,7 @@
 """A run that is launched on this machine ends with a status, whatever happens to its process."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from experiments.plan.reading import load_profile
 from experiments.runs.folder import ResultsFolder, RunFolder
 from experiments.runs.logs import last_line
 from tests.conftest import profile_values, write_profile
+from tests.experiments.fork_servers import owner, server_of
 
 
 @pytest.fixture
@@ -41,16 +43,27 @@ def results(tmp_path):
     return tmp_path / "results"
 
 
+@pytest.fixture(params=["cold", "warm"])
+def server_folder(request):
+    """Return the folder of a fork server, or None if each run has an interpreter of its own."""
+    if request.param == "cold":
+        yield None
+        return
+    with owner() as folder:
+        yield folder
+
+
 @pytest.fixture
-def launch(tiny_corpus, results):
+def launch(tiny_corpus, results, server_folder):
     """Return a function that starts the launcher of a planned run."""
+    environment = os.environ | ({"POWERSTEP_FORK_SERVER": server_folder} if server_folder else {})
 
     def start(planned, *options):
         (run,) = planned
         command = [sys.executable, "-m", "experiments", "launch", *options]
         command += ["--spec", run.spec.model_dump_json(), "--corpus", str(tiny_corpus)]
         command += ["--folder", str(results / "runs" / run.spec.path)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
     return start
 
@@ -66,8 +79,9 @@ def wait_until_it_trains(run):
         time.sleep(0.05)
 
 
-def trainer_of(launcher):
-    (child,) = psutil.Process(launcher.pid).children()
+def trainer_of(launcher, server_folder):
+    parents = [server_of(server_folder)] if server_folder else [psutil.Process(launcher.pid)]
+    (child,) = [child for parent in parents for child in parent.children()]
     return child
 
 
@@ -92,11 +106,13 @@ def test_a_result_is_published_and_not_computed_twice(planned, launch, results):
     assert len(run.history.events("started")) == 1
 
 
-def test_a_process_that_is_killed_is_a_failed_run_with_what_it_had(planned, launch, results):
+def test_a_process_that_is_killed_is_a_failed_run_with_what_it_had(
+    planned, launch, results, server_folder
+):
     run = folder_of(planned(**LONG), results)
     launcher = launch(planned(**LONG))
     wait_until_it_trains(run)
-    trainer_of(launcher).kill()
+    trainer_of(launcher, server_folder).kill()
     output, _ = launcher.communicate()
     assert (launcher.returncode, output) == (0, "failed\n")
     summary = run.summary
@@ -123,12 +139,12 @@ def test_an_error_is_named_by_its_last_line(planned, launch, results):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_launcher_that_is_stopped_stops_its_run_which_stays_resumable(
-    planned, launch, results, number
+    planned, launch, results, server_folder, number
 ):
     run = folder_of(planned(**LONG), results)
     launcher = launch(planned(**LONG))
     wait_until_it_trains(run)
-    trainer = trainer_of(launcher)
+    trainer = trainer_of(launcher, server_folder)
     launcher.send_signal(number)
     launcher.communicate()
     assert launcher.returncode == 128 + number
@@ -166,7 +182,7 @@ def test_tensorboard_gets_every_logged_number(planned, launch, results):
         assert written == pytest.approx(expected.to_dict(), rel=1e-6)
 
 
-def test_status_shows_where_each_run_stands(planned, launch, results):
+def test_status_shows_where_each_run_stands(planned, launch, results, server_folder):
     mine = planned(**LONG)
     run = folder_of(mine, results)
     assert status(mine, ResultsFolder(results)).endswith("\n1 runs: 1 pending")
@@ -178,13 +194,12 @@ def test_status_shows_where_each_run_stands(planned, launch, results):
     step, loss = re.search(r"running +(\d+) +(\d\.\d+) +[\d,]+ +\d:\d\d:\d\d", line).groups()
     assert 0 < int(step) < 3000
     assert 0 < float(loss) < 10
+    trainer = trainer_of(launcher, server_folder)
     launcher.kill()
     launcher.communicate()
     assert "its launcher has ended" in status(mine, ResultsFolder(results))
-    for process in psutil.process_iter(["cmdline"]):
-        if str(run.training.path) in (process.info["cmdline"] or []):
-            process.kill()
-            process.wait()
+    trainer.kill()
+    trainer.wait()
 
 
 def test_a_launcher_loads_neither_torch_nor_pandas():
