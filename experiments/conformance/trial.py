@@ -57,8 +57,8 @@ class Trial:
         ).to(device)
         self._batches = [(tokens[part, :-1], tokens[part, 1:]) for part in parts]
         self._spec = spec
-        torch.manual_seed(seed)
-        self.model = build_model(MODEL).to(device)
+        torch.manual_seed(seed)  # for optimizers that round at random
+        self.model = build_model(MODEL, seed, device)
         self._trained = wrapped(self.model)
         self.optimizer = _built(spec, self.model, lr)
         for each in parts_of(self.optimizer):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from experiments.models.loss import head_loss
@@ -10,6 +11,8 @@ from experiments.models.settings import (
     Qwen3MoeSettings,
     Qwen3Settings,
 )
+
+INITIAL_STD = 0.02
 
 
 class CausalLM(nn.Module):
@@ -30,6 +33,19 @@ class CausalLM(nn.Module):
         for name, module in self.model.named_modules():
             if name.endswith("mlp.gate"):  # the router; a dense block has a gate_proj instead
                 module.register_forward_hook(self._keep_router_logits)
+
+    def initial_std(self, name: str) -> float | None:
+        """Return the standard deviation of a parameter's initial values; None if they are ones."""
+        return None if "norm" in name.split(".")[-2] else INITIAL_STD
+
+    def fill_buffers(self, module: nn.Module) -> None:
+        """Compute the buffers of a module, those of the rotary embedding."""
+        with torch.no_grad():
+            self.model._init_weights(module)
+
+    def tie_weights(self) -> None:
+        """Use the embedding as the output layer, if so set."""
+        self.model.tie_weights()
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Return the mean cross-entropy of `targets`, a scalar."""
@@ -67,7 +83,7 @@ def _configuration(
         "intermediate_size": settings.mlp_width,
         "rope_parameters": {"rope_type": "default", "rope_theta": settings.rope_theta},
         "tie_word_embeddings": settings.tie_embeddings,
-        "initializer_range": 0.02,
+        "initializer_range": INITIAL_STD,
         "bos_token_id": None,
         "eos_token_id": None,
     }

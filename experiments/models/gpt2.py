@@ -23,11 +23,18 @@ class GPT2(nn.Module):
         self.position_embedding = nn.Embedding(settings.context, settings.width)
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.layers))
         self.ln_f = nn.LayerNorm(settings.width, bias=False)
-        self.apply(_initialise)
+        self.layers = settings.layers
+
+    def initial_std(self, name: str) -> float | None:
+        """Return the standard deviation of a parameter's initial values; None if they are ones."""
+        if ".ln_" in f".{name}":
+            return None
         # GPT-2 shrinks what is added to the residual stream, which grows with depth.
-        for name, weight in self.named_parameters():
-            if name.endswith("o_proj.weight"):
-                nn.init.normal_(weight, std=0.02 / math.sqrt(2 * settings.layers))
+        is_added = name.endswith("o_proj.weight")
+        return 0.02 / math.sqrt(2 * self.layers) if is_added else 0.02
+
+    def tie_weights(self) -> None:
+        """Nothing: the output layer uses the embedding itself."""
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Return the mean cross-entropy of `targets`, a scalar."""
@@ -86,8 +93,3 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, sequence, width) to the same shape."""
         return self.o_proj(F.gelu(self.i_proj(x)))
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)

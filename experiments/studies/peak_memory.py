@@ -104,9 +104,8 @@ def train(model: str, optimizer: str) -> dict[str, int]:
     profile, device = load_profile("paper"), accelerator_or_cpu()
     settings = profile.models[model]
     torch.manual_seed(0)
-    with device:
-        network = build_model(settings)
-        tokens = torch.randint(settings.vocab_size, (BATCH_SIZE, CONTEXT + 1))
+    network = build_model(settings, device=device)
+    tokens = torch.randint(settings.vocab_size, (BATCH_SIZE, CONTEXT + 1), device=device)
     entry = optimizer_spec(optimizer, profile.optimizers[optimizer], settings)
     stepper = build_optimizer(entry, network, lr=6e-4, weight_decay=0.1)
     kept = []

@@ -13,7 +13,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from experiments.corpus.batches import TokenBatches, to_device
 from experiments.models.blocks import compile_blocks, recompute_activations
-from experiments.models.build import build_model
+from experiments.models.build import model_on_meta
+from experiments.models.initial import materialise
 from experiments.optimizers.build import build_optimizer
 from experiments.optimizers.composite import parts_of
 from experiments.optimizers.exact_loading import load_exactly
@@ -57,8 +58,11 @@ class LanguageModelRun(L.LightningModule):
         self.batches = batches
         self.parallel = parallel
         self.metrics = metrics
-        torch.manual_seed(spec.seed)  # the same initial weights for every optimizer and process
-        self.model = build_model(spec.model)
+        torch.manual_seed(spec.seed)  # for stochastic rounding
+        self._is_sharded = parallel.processes > 1 and parallel.strategy == "fsdp"
+        self.model = model_on_meta(spec.model)
+        if not self._is_sharded:
+            materialise(self.model, spec.seed)
         if spec.training.activation_checkpointing:
             recompute_activations(self.model)
         if spec.training.compile:
@@ -71,9 +75,14 @@ class LanguageModelRun(L.LightningModule):
         self._optimizer_trains = True
 
     def configure_model(self) -> None:
-        """Shard the model over the processes if the strategy is FSDP."""
-        if self.parallel.processes > 1 and self.parallel.strategy == "fsdp":
-            shard(self.model, self.device_mesh)
+        """Make the model and shard it over the processes if the strategy is FSDP."""
+        device = self.trainer.strategy.root_device
+        if self._is_sharded:
+            shard(
+                self.model,
+                self.device_mesh,
+                lambda part: materialise(self.model, self.spec.seed, device, part),
+            )
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Return the optimizer and its learning-rate schedule, in Lightning's format."""

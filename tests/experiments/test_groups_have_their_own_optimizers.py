@@ -75,8 +75,7 @@ def test_muon_and_adamw_as_one_equal_two_optimizers_stepped_by_hand(run_of, tiny
     run = run_of(PAIR)
     train(run, tiny_corpus, tmp_path)
     settings = run.training
-    torch.manual_seed(run.seed)
-    model = build_model(run.model)
+    model = build_model(run.model, run.seed)
     hidden = [p for name, p in model.named_parameters() if "_proj" in name]
     others = [p for name, p in model.named_parameters() if "_proj" not in name]
     muon = torch.optim.Muon(hidden, momentum=0.9, weight_decay=0.1)

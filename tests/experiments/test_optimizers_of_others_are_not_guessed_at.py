@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments.models.build import build_model
+from experiments.models.build import model_on_meta
 from experiments.optimizers.build import build_optimizer
 from experiments.optimizers.settings import OptimizerSettings, OptimizerSpec, optimizer_spec
 from experiments.optimizers.state_bytes import state_bytes
@@ -287,8 +287,7 @@ def test_what_cannot_be_counted_leaves_a_gap_with_a_reason(counted):
 
 def test_what_is_kept_for_no_parameter_is_counted_at_full_size():
     settings = load_profile("paper").models["gpt2-pico"]
-    with torch.device("meta"):
-        model = build_model(settings)
+    model = model_on_meta(settings)
     entry = OptimizerSettings(label="x", source="a test", **{"class": f"{OTHERS}.StateUnderNames"})
     counts = memory.count_state(optimizer_spec("mine", entry, settings), model)
     assert sum(counts.values()) == 4  # one fp32 number

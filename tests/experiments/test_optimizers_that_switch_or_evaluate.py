@@ -53,8 +53,7 @@ class PlainLoop:
 
     def __init__(self, run, corpus):
         self.settings, self.seed = run.training, run.seed
-        torch.manual_seed(run.seed)
-        self.model = build_model(run.model)
+        self.model = build_model(run.model, run.seed)
         self.batches = TokenBatches(corpus, run.training.context)
         params = self.model.parameters()
         self.optimizer = import_object(run.optimizer.class_path)(params, lr=run.training.lr)

@@ -63,8 +63,7 @@ def test_a_run_equals_a_plain_training_loop(spec, tiny_corpus, tmp_path):
     summary = train(run, tiny_corpus, tmp_path)
     settings = run.training
 
-    torch.manual_seed(run.seed)
-    model = build_model(run.model)
+    model = build_model(run.model, run.seed)
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
