@@ -39,6 +39,12 @@ RESULTS = f"results/{WORKFLOW.name}"
 PLAN_FILE = f"{RESULTS}/plans/{WORKFLOW.digest}.csv"
 SETTINGS_FILE = f"{RESULTS}/plans/{WORKFLOW.digest}.yaml"
 CORPUS_FACTS = "results/corpora/{corpus}/meta.json"
+# Figures and tables are many and small, so each is made by a fork of a process that has imported
+# what they need.
+WARM = (
+    "exec python -m experiments warm --package analysis"
+    " --modules analysis.figures.write analysis.tables.write --"
+)
 RUN = WORKFLOW.folder("{model}/{optimizer}/{run}")
 
 
@@ -171,7 +177,7 @@ rule figure:
     message:
         "draw {wildcards.figure}"
     shell:
-        "python -m analysis figure {wildcards.figure:q} {input.plan:q} > {log:q} 2>&1"
+        f"{WARM} figure {{wildcards.figure:q}} {{input.plan:q}} > {{log:q}} 2>&1"
 
 
 rule table:
@@ -188,7 +194,7 @@ rule table:
     message:
         "write {wildcards.table}"
     shell:
-        "python -m analysis table {wildcards.table:q} {input.plan:q} > {log:q} 2>&1"
+        f"{WARM} table {{wildcards.table:q}} {{input.plan:q}} > {{log:q}} 2>&1"
 
 
 rule claims:

@@ -54,6 +54,12 @@ def main(arguments: list[str] | None = None) -> None:
     command.add_argument("folder", type=Path, help="folder of its socket")
     command.set_defaults(run=run_fork_server)
 
+    command = commands.add_parser("warm", help="run a command in such a fork")
+    command.add_argument("--modules", nargs="*", default=[], help="modules to import before")
+    command.add_argument("--package", required=True, help="package of the command")
+    command.add_argument("arguments", nargs="+", help="arguments of the command")
+    command.set_defaults(run=run_warm)
+
     command = commands.add_parser("jobs", help="show the SLURM jobs of unfinished runs")
     command.add_argument("--profile", default="laptop", help="name or path of the profile")
     command.add_argument("--cluster", type=Path, required=True, help="YAML with the key slurm")
@@ -182,7 +188,14 @@ def run_fork_server(options: argparse.Namespace) -> None:
     """Fork a process for each run, on request of a launcher."""
     from experiments.launch.fork_server import serve
 
-    serve(options.folder, main)
+    serve(options.folder)
+
+
+def run_warm(options: argparse.Namespace) -> None:
+    """Run a command of a package in a fork of the fork server."""
+    from experiments.launch.warm import run
+
+    sys.exit(run(options.package, options.arguments, options.modules))
 
 
 def run_jobs(options: argparse.Namespace) -> None:

@@ -1,8 +1,9 @@
 """A process that has imported everything a run needs, and forks a child for each run.
 
 It listens at a socket in a folder. A request is the length of a JSON object, 8 bytes, and the
-object: the `arguments` of a command, its `environment` and `working_directory`, and `modules` to
-import before the fork; the file descriptor of a log comes with it. The answers are lines of JSON:
+object: `package` and `arguments`, of the command `python -m package arguments`, its `environment`
+and `working_directory`, and `modules` to import before the fork; the file descriptor of a log comes
+with it. The answers are lines of JSON:
 `pid` from the child when it starts, and `code` from the server when it has ended. The child holds
 the connection open as well, so that it ends no earlier than the child, whoever is killed.
 
@@ -20,7 +21,6 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -41,12 +41,10 @@ class ForkServer:
 
     Args:
         folder: folder of its socket and of the lock; removed at the end.
-        command: runs a command, given its arguments, and may raise SystemExit.
     """
 
-    def __init__(self, folder: Path, command: Callable[[list[str]], None]) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._command = command
         self._listener = socket.socket(socket.AF_UNIX)
         path = folder / "socket"
         path.unlink(missing_ok=True)  # of a server that was killed
@@ -115,7 +113,7 @@ class ForkServer:
             os.chdir(request["working_directory"])
             os.environ.clear()
             os.environ.update(request["environment"])
-            self._command(request["arguments"])
+            importlib.import_module(f"{request['package']}.__main__").main(request["arguments"])
             code = 0
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
@@ -149,16 +147,15 @@ def _received(connection: socket.socket) -> tuple[dict[str, Any], int]:
     return json.loads(content), log
 
 
-def serve(folder: Path, command: Callable[[list[str]], None]) -> None:
+def serve(folder: Path) -> None:
     """Listen in a folder, import everything, and serve until the end.
 
     Args:
         folder: an empty folder with owner.lock.
-        command: runs a command, given its arguments, and may raise SystemExit.
     """
     # The launcher that started this process had signals blocked.
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    server = ForkServer(folder, command)
+    server = ForkServer(folder)
     os.environ.update(_ENVIRONMENT)
     from experiments.training.lightning_import import import_lightning
 

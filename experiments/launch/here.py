@@ -39,7 +39,7 @@ def train_here(
     log = run.train_log
     with log.open("ab") as file:
         began = file.tell()  # after the output of earlier attempts
-        process = start(arguments, file, modules)
+        process = start("experiments", arguments, file.fileno(), modules)
         try:
             code = process.wait()
         except Stopped:

@@ -17,7 +17,6 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from experiments.files import FileError, locked
 
@@ -42,20 +41,35 @@ def offer_warm_processes() -> None:
 
 
 def start(
-    arguments: Sequence[str], log: BinaryIO, modules: Sequence[str] = ()
+    package: str, arguments: Sequence[str], log: int, modules: Sequence[str] = ()
 ) -> "subprocess.Popen | WarmProcess":
-    """Start `python -m experiments` with arguments, warm if a fork server was offered.
+    """Start `python -m package arguments`, warm if a fork server was offered.
 
     Args:
+        package: experiments or analysis.
         arguments: the arguments of the command.
-        log: the file for its output.
+        log: file descriptor for its output.
         modules: modules that the server imports before, so that later commands have them too.
     """
     if folder := os.environ.get(_FOLDER):
         with suppress(OSError, FileError):  # then a cold start
-            return WarmProcess(Path(folder), arguments, log, modules)
-    command = [sys.executable, "-m", "experiments", *arguments]
-    return subprocess.Popen(command, stdout=log, stderr=log)
+            return WarmProcess(Path(folder), package, arguments, log, modules)
+    return subprocess.Popen([sys.executable, "-m", package, *arguments], stdout=log, stderr=log)
+
+
+def run(package: str, arguments: Sequence[str], modules: Sequence[str]) -> int:
+    """Run a command as `start` does, with this process's output; return its exit code.
+
+    SIGTERM and Ctrl-C end the command too.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    process = start(package, arguments, sys.stdout.fileno(), modules)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
+        raise
+    return 1 if code is None else code
 
 
 class WarmProcess:
@@ -66,9 +80,15 @@ class WarmProcess:
     """
 
     def __init__(
-        self, folder: Path, arguments: Sequence[str], log: BinaryIO, modules: Sequence[str]
+        self,
+        folder: Path,
+        package: str,
+        arguments: Sequence[str],
+        log: int,
+        modules: Sequence[str],
     ) -> None:
         request = {
+            "package": package,
             "arguments": list(arguments),
             "environment": dict(os.environ),
             "working_directory": os.getcwd(),
@@ -80,7 +100,7 @@ class WarmProcess:
         try:
             self._connection = _connected(folder)
             self._connection.settimeout(_START)
-            socket.send_fds(self._connection, [len(content).to_bytes(8, "big")], [log.fileno()])
+            socket.send_fds(self._connection, [len(content).to_bytes(8, "big")], [log])
             self._connection.sendall(content)
             self._answers = self._connection.makefile("rb")
             self.pid = json.loads(self._answers.readline() or b"{}").get("pid")

@@ -56,7 +56,7 @@ class Measurements(TypedDict, total=False):
     rise: float | None  # last_val_loss - best_val_loss
     parameters: int
     state_bytes: int  # size of the optimizer state, step counters included
-    peak_memory_bytes: int  # largest over all processes; GPU memory, or RAM without a GPU
+    peak_memory_bytes: int  # that training takes, largest over all processes; of the GPU, or RAM
     tokens_per_second: float  # median over the logged steps
     optimizer_seconds: float  # median time of the update, in seconds
 

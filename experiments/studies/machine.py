@@ -1,15 +1,14 @@
 """The device that a study measures on: its memory and its speed."""
 
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+
+from experiments.memory import peak_resident_bytes, resident_bytes
 
 _MATRIX = 4096  # rows and columns of the matrices whose product measures the speed
 _PRODUCTS = 5  # timed products
@@ -55,36 +54,14 @@ def available_bytes(device: torch.device) -> int:
 
 def used_bytes(device: torch.device) -> int:
     """Return the memory that this process uses now: tensors on a GPU, else all of its RAM."""
-    if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
-    return psutil.Process().memory_info().rss
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else resident_bytes()
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Return the most memory that this process has used: tensors on a GPU, else all of its RAM.
-
-    On Linux it is VmHWM, because ru_maxrss may be the peak of the process that started this one:
-    exec_mmap in https://github.com/torvalds/linux/blob/master/fs/exec.c keeps it.
-    """
+    """Return the most memory that this process has used: tensors on a GPU, else all of its RAM."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    try:
-        return status_bytes("VmHWM")
-    except OSError:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, else KiB
-
-
-def status_bytes(field: str) -> int:
-    """Return a field of /proc/self/status, such as VmHWM, in bytes.
-
-    Raises:
-        OSError: the system has no such file, or the file has no such field.
-    """
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {field}")
+    return peak_resident_bytes()
 
 
 def _synchronize(device: torch.device) -> None:

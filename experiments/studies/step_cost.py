@@ -8,17 +8,18 @@ relative to its step in the same round.
 import ctypes
 import gc
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import nn
 
+from experiments.memory import peak_resident_bytes, reset_peak, resident_bytes
 from experiments.optimizers.import_class import import_object
 from experiments.optimizers.state_bytes import state_bytes
 from experiments.plan.reading import load_profile
-from experiments.studies.machine import seconds, status_bytes
+from experiments.studies.machine import seconds
 
 RELATIVE_TO = "AdamW, fused"  # the reference of all ratios
 GROUP_SIZE = 4  # optimizers in memory at once, besides the reference
@@ -210,15 +211,11 @@ def _measure_group(params: Params, names: list[str], rounds: int) -> dict[str, d
 
 
 def _peak_extra_bytes(step: Callable[[], Any]) -> float:
-    """Return the extra resident memory at the peak of a step, in bytes; NaN if it is unknown.
-
-    https://docs.kernel.org/filesystems/proc.html
-    """
-    try:
+    """Return the extra resident memory at the peak of a step, in bytes; NaN if it is unknown."""
+    with suppress(OSError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # return freed memory, so that reuse is counted
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # reset VmHWM, the peak
-    except OSError:
+    if not reset_peak():
         return float("nan")
-    before = status_bytes("VmRSS")
+    before = resident_bytes()
     step()
-    return max(0, status_bytes("VmHWM") - before)
+    return max(0, peak_resident_bytes() - before)

@@ -58,6 +58,7 @@ class LanguageModelRun(L.LightningModule):
         self.batches = batches
         self.parallel = parallel
         self.metrics = metrics
+        self._peak = PeakMemory()
         torch.manual_seed(spec.seed)  # for stochastic rounding
         self._is_sharded = parallel.processes > 1 and parallel.strategy == "fsdp"
         self.model = model_on_meta(spec.model)
@@ -69,7 +70,6 @@ class LanguageModelRun(L.LightningModule):
             compile_blocks(self.model)
         self.last_row: dict[str, float] = {}
         self._divergence = Divergence()
-        self._peak = PeakMemory()
         self._peak_bytes = 0
         self._rng: dict[str, Tensor] = {}
         self._optimizer_trains = True

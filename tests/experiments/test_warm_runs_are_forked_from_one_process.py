@@ -123,7 +123,7 @@ def test_an_idle_server_ends():
     with owner() as folder:
         program = (
             "import sys; from pathlib import Path; from experiments.launch import fork_server;"
-            " fork_server.IDLE = 0.5; fork_server.serve(Path(sys.argv[1]), print)"
+            " fork_server.IDLE = 0.5; fork_server.serve(Path(sys.argv[1]))"
         )
         subprocess.run([sys.executable, "-c", program, folder], cwd=ROOT, check=True, timeout=120)
         assert not Path(folder, "socket").exists()

@@ -2,8 +2,6 @@
 
 import math
 import os
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from experiments.memory import peak_resident_bytes, reset_peak, resident_bytes
 from experiments.training.sharding import full_tensor
 
 
@@ -24,22 +23,24 @@ def synchronized_time() -> float:
 
 
 class PeakMemory:
-    """The most memory this process has used: of the GPU if there is one, else of RAM.
+    """The most memory that training takes: of the GPU if there is one, else of RAM.
 
-    Copies that only the metrics need do not count.
+    Of RAM, that which this process had before does not count: Python, its packages, and whatever
+    else a fork server has imported. Copies that only the metrics need do not count either.
     """
 
     def __init__(self) -> None:
         self._peak = 0
         self._excluded = 0
+        reset_peak()
+        self._before = resident_bytes()
 
     def update(self) -> int:
         """Return the peak so far, in bytes."""
         if torch.cuda.is_available():
             peak = torch.cuda.max_memory_allocated() - self._excluded
         else:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            peak *= 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB on Linux
+            peak = peak_resident_bytes() - self._before
         self._peak = max(self._peak, peak)
         return self._peak
 
