@@ -6,6 +6,8 @@
 #   make status                    show the progress of every run
 #   make test                      run the tests
 #   make test-field                compare the optimizers of other libraries with their papers
+#   make test-gpu                  run the tests that need a CUDA GPU
+#   make kill-test                 kill processes of small profiles at random, and compare results
 #   make lint                      run the linters
 #   make check OPTIMIZER=name      check how an optimizer behaves; without OPTIMIZER, all of them
 #   make bench                     measure a step of each optimizer, with those of EXTRA=field
@@ -36,7 +38,7 @@ VENV = .venv$(EXTRA:%=-%)
 IN_VENV = PATH="$$PWD/$(VENV)/bin:$$PATH"
 SNAKEMAKE = $(IN_VENV) python -m snakemake --profile "profiles/$$LAUNCHER" --config "profile=$$PROFILE"
 
-.PHONY: venv reproduce plan status test test-here test-slurm test-field check bench bench-train bench-analysis false-positives reference rejudge lint lock clean
+.PHONY: venv reproduce plan status test test-here test-slurm test-gpu test-field kill-test check bench bench-train bench-analysis false-positives reference rejudge lint lock clean
 .DELETE_ON_ERROR:
 
 venv:
@@ -62,6 +64,12 @@ test-here: venv
 
 test-slurm: venv
 	$(IN_VENV) python -m pytest tests/slurm -rs
+
+test-gpu: venv
+	$(IN_VENV) python -m pytest tests/gpu -rs
+
+kill-test: venv
+	$(IN_VENV) python -m tests.measure_kills
 
 test-field: EXTRA := field
 test-field: venv

@@ -16,6 +16,7 @@ from snakemake.utils import update_config
 
 from experiments.files import check_folder, make_folder
 from experiments.launch.gpus import visible_gpus
+from experiments.launch.outdated import outdated_sentence
 from experiments.launch.slurm.jobs import check_cluster
 from experiments.launch.slurm.settings import parse_cluster
 from experiments.launch.warm import offer_warm_processes
@@ -130,6 +131,8 @@ class Workflow:
             ConfigError: results/ cannot be written to, or SLURM would refuse a job.
         """
         make_folder(self._results.path)
+        if outdated := outdated_sentence(self.runs.values(), self._results):
+            print(outdated, file=sys.stderr)
         if not self.cluster:
             offer_warm_processes()
         else:

@@ -31,9 +31,13 @@ IDLE = 60  # seconds
 _POLL = 1  # seconds between looks at the lock
 _RECEIVE = 5  # seconds in which a request must arrive
 
-# Set before NumPy is imported, whose library for linear algebra would start threads.
+# Without these, imports would start threads, or a look for a GPU would touch CUDA:
 # https://docs.pytorch.org/docs/stable/generated/torch.cuda.is_available.html
-_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+_ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",  # NumPy
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",  # PyArrow's jemalloc
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+}
 
 
 class ForkServer:
@@ -160,5 +164,6 @@ def serve(folder: Path) -> None:
     from experiments.training.lightning_import import import_lightning
 
     import_lightning()
-    importlib.import_module("experiments.training.train")
+    for module in ("experiments.training.train", "pandas", "pyarrow.parquet"):
+        importlib.import_module(module)
     server.serve()

@@ -8,6 +8,7 @@ from statistics import median
 from tabulate import tabulate
 
 from experiments.files import read_lines
+from experiments.launch.outdated import outdated_sentence
 from experiments.launch.slurm.queue import Queue
 from experiments.plan.spec import PlannedRun, RunSpec
 from experiments.runs.folder import ResultsFolder, RunFolder
@@ -33,6 +34,8 @@ _LAST_ROWS = 20  # number of logged steps whose median time gives the speed
 def status(planned: Sequence[PlannedRun], results: ResultsFolder) -> str:
     """Return a table with one line per run, and the number of runs with each status.
 
+    Results of another version of the arithmetic are told of between the two.
+
     Args:
         planned: the runs, in the order of the table.
         results: the folder `results/`.
@@ -40,7 +43,8 @@ def status(planned: Sequence[PlannedRun], results: ResultsFolder) -> str:
     # Several experiments can share a run. Show the entry that names a varied argument, if any:
     # it sorts after the others, whose argument is empty, and so replaces them.
     runs = {run.spec.path: run for run in sorted(planned, key=lambda run: run.argument)}
-    runs = {run.spec.path: runs[run.spec.path] for run in planned}.values()
+    runs = {run.spec.path: runs[run.spec.path] for run in planned}
+    runs = [*runs.values()]
     jobs = Queue(results.slurm_queue).last().jobs
     reasons = {job.id: job.reason for job in jobs.values() if job.state == "PENDING"}
     rows = [_row(run, results.run(run.spec.path), reasons) for run in runs]
@@ -51,7 +55,8 @@ def status(planned: Sequence[PlannedRun], results: ResultsFolder) -> str:
         disable_numparse=[_COLUMNS.index(name) for name in ("model", "optimizer", "lr", "note")],
     )
     total = ", ".join(f"{count} {state}" for state, count in counts.items())
-    return f"{table}\n\n{len(rows)} runs: {total}"
+    outdated = outdated_sentence((run.spec for run in runs), results)
+    return "\n\n".join(filter(None, [table, outdated, f"{len(rows)} runs: {total}"]))
 
 
 def _row(planned: PlannedRun, run: RunFolder, reasons: dict[str, str]) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from experiments.corpus.settings import Corpus
 from experiments.models.settings import ModelSettings
@@ -10,10 +10,17 @@ from experiments.optimizers.settings import OptimizerSpec
 from experiments.plan.profile import TrainingSettings
 from experiments.settings import Settings, digest
 
+# Version of the training's arithmetic: runs of another version have other results. It is part of a
+# run's name, so they are not taken for done; experiments.launch.outdated tells of them.
+#   2: kernels for the steps of powerstep; the head's loss in chunks; initial weights by seed and
+#      name; peak memory without what the process had before.
+ARITHMETIC = 2
+
 
 class RunSpec(Settings):
     """Everything that the result of a run depends on, plus the location of its corpus."""
 
+    arithmetic: Literal[ARITHMETIC] = ARITHMETIC
     model_name: str
     model: ModelSettings
     corpus: Corpus
