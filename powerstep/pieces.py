@@ -1,5 +1,6 @@
 """Pieces of a parameter, which a step updates one at a time."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,9 +14,10 @@ from powerstep.state import Storage
 def piece_limit(device: torch.device) -> int:
     """Return the largest number of elements per piece.
 
-    The limit bounds the memory of a step's temporaries, and on a CPU keeps them in its cache.
+    The limit bounds the memory of a step's temporaries, and on a CPU keeps them in its cache. The
+    meta device has no memory.
     """
-    return 2**19 if device.type == "cpu" else 2**24
+    return {"cpu": 2**19, "meta": sys.maxsize}.get(device.type, 2**24)
 
 
 class Work(NamedTuple):

@@ -2,7 +2,7 @@
 
 `make kill-test`. In each round a process is killed by SIGKILL while the profile runs: Snakemake, a
 launcher, the fork server or a run. The same command then finishes the profile. The results must be
-those of an undisturbed profile, no process may be left, and no step may be trained by two processes.
+those of an undisturbed profile, no process may be left, and no two processes may train a step.
 """
 
 import argparse
@@ -141,10 +141,8 @@ def main() -> None:
                 for log in folder.glob("results/runs/*/*/*/history.jsonl")
                 for line in log.open()
             )
-            print(
-                f"round {number}: killed {victim if alive else 'nothing'}, {starts} starts",
-                flush=True,
-            )
+            killed = victim if alive else "nothing"
+            print(f"round {number}: killed {killed}, {starts} starts", flush=True)
             shutil.rmtree(folder)
 
 

@@ -6,6 +6,7 @@ the noise. This study shows both cases: skewed noise has mean zero, but its sign
 not, and so they leave a residual, which experiments.studies.noise_floor predicts.
 """
 
+from collections.abc import Iterator, Sequence
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ HORIZON_BETA = 0.1
 KINDS = ("symmetric", "skewed")  # kinds of noise
 START = 1.5  # initial value of every coordinate, where f is neither flat nor convex
 SKEW = 0.1  # probability of the rare, large value of skewed noise
+_DRAWN = 64  # steps whose noise is drawn at once; the numbers are the same as one by one
 _POINTS = 61  # number of interval ends, evenly spaced in log(step); rounding merges some
 _DROP = 0.1  # a curve has dropped once it is below this fraction of its start
 _FITTED_AFTER = 10  # times the step of the drop; before that the curve still has its transient
@@ -46,16 +48,19 @@ def write_convergence(path: Path) -> None:
     squared gradient norm with a constant step size, with its 95 % interval (low, high).
     """
     curves, fits, horizons = [], [], []
-    exact = {beta: run(KINDS[0], 0.0, beta, STEPS) for beta in BETAS}  # the same for each kind
+    found = {beta: _by_case(beta, STEPS) for beta in BETAS}
+    means = {T: _by_case(HORIZON_BETA, T, constant=True) for T in HORIZONS}
     for noise, sigma, beta in product(KINDS, SIGMAS, BETAS):
         key = {"noise": noise, "sigma": sigma, "beta": beta, "gamma": GAMMA}
-        steps, by_seed = run(noise, sigma, beta, STEPS) if sigma else exact[beta]
+        steps, by_seed = found[beta][noise, sigma]
         curves.append(_curve(steps, by_seed).assign(**key))
         seeds = {"steps": STEPS, "seeds": by_seed.shape[1]}
         floor = {"predicted_floor": predicted_floor(noise, sigma, beta)}
         fits.append(key | seeds | floor | fit(steps, by_seed))
         if beta == HORIZON_BETA:
-            horizons += [key | {"steps": T} | _mean_until(T, noise, sigma, beta) for T in HORIZONS]
+            horizons += [
+                key | {"steps": T} | _whole_mean(*means[T][noise, sigma]) for T in HORIZONS
+            ]
     first = ["noise", "sigma", "beta", "gamma"]
     joined = pd.concat(curves)
     tables = {
@@ -98,34 +103,57 @@ def draw_noise(kind: str, sigma: float, rng: np.random.Generator, shape: tuple) 
 
 
 def run(
-    noise: str, sigma: float, beta: float, steps: int, *, constant: bool = False
+    cases: Sequence[tuple[str, float]], beta: float, steps: int, *, constant: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Run m ← γ·m + g, x ← x - η_t·sign(m)·|m|^β with all seeds at once; g is noisy.
+    """Run m ← γ·m + g, x ← x - η_t·sign(m)·|m|^β for all cases and seeds at once; g is noisy.
 
-    The step size η_t is η/√t. If `constant`, it is 10·η/√T at every step of the horizon T. Without
-    noise all seeds would be the same, so there is one.
+    The step size η_t is η/√t. If `constant`, it is 10·η/√T at every step of the horizon T.
+
+    Args:
+        cases: kinds of noise and their standard deviations. Without noise all seeds would be the
+            same, so such a case must be alone, and has one seed.
+        beta: β.
+        steps: T.
+        constant: whether the step size is constant.
 
     Returns:
         The last step of each interval, int64 of shape (intervals,), and the mean of ‖∇f(x)‖² over
-        the interval, fp64 of shape (intervals, seeds).
+        the interval, fp64 of shape (cases, intervals, seeds).
     """
-    rng = np.random.default_rng([KINDS.index(noise), *_bits(sigma), *_bits(beta)])
-    shape = (SEEDS if sigma else 1, DIMENSIONS)
+    rngs = [np.random.default_rng([KINDS.index(k), *_bits(s), *_bits(beta)]) for k, s in cases]
+    shape = (len(cases), SEEDS if all(sigma for _, sigma in cases) else 1, DIMENSIONS)
     x, momentum = np.full(shape, START), np.zeros(shape)
     ends = np.unique(np.logspace(0, np.log10(steps), _POINTS).astype(int))
     means, t = [], 0
+    noise = iter(())
     for _, end in pairwise([0, *ends]):
-        total, count = np.zeros(shape[0]), 0
+        total, count = np.zeros(shape[:2]), 0
         while t < end:
+            if t % _DRAWN == 0:
+                noise = _noise_of(cases, rngs, (min(_DRAWN, steps - t), *shape[1:]))
             t += 1
             true = gradient(x)
-            total += (true * true).sum(axis=1)
+            total += (true * true).sum(axis=2)
             count += 1
-            momentum = GAMMA * momentum + true + draw_noise(noise, sigma, rng, shape)
+            momentum = GAMMA * momentum + true + next(noise)
             lr = 10 * LR / np.sqrt(steps) if constant else LR / np.sqrt(t)
-            x = x - lr * np.sign(momentum) * np.abs(momentum) ** beta
+            x = x - lr * _signed_power(momentum, beta)
         means.append(total / count)
-    return ends, np.array(means)
+    return ends, np.stack(means, axis=1)
+
+
+def _noise_of(
+    cases: Sequence[tuple[str, float]], rngs: Sequence[np.random.Generator], shape: tuple
+) -> Iterator[np.ndarray]:
+    """Yield the noise of the next steps, of shape (cases, seeds, dimensions) each."""
+    drawn = [draw_noise(*case, rng, shape) for case, rng in zip(cases, rngs, strict=True)]
+    return iter(np.stack(drawn, axis=1))
+
+
+def _signed_power(momentum: np.ndarray, beta: float) -> np.ndarray:
+    if beta == 1:
+        return momentum
+    return np.sign(momentum) * np.abs(momentum) ** beta if beta else np.sign(momentum)
 
 
 def fit(steps: np.ndarray, by_seed: np.ndarray) -> dict[str, float]:
@@ -166,9 +194,19 @@ def fit(steps: np.ndarray, by_seed: np.ndarray) -> dict[str, float]:
     }
 
 
-def _mean_until(horizon: int, noise: str, sigma: float, beta: float) -> dict[str, float]:
-    """Return the mean squared gradient norm over all steps of a horizon, and its interval."""
-    ends, by_seed = run(noise, sigma, beta, horizon, constant=True)
+def _by_case(
+    beta: float, steps: int, *, constant: bool = False
+) -> dict[tuple[str, float], tuple[np.ndarray, np.ndarray]]:
+    """Return the result of `run` for each kind of noise and each of SIGMAS."""
+    noisy = [(kind, sigma) for kind, sigma in product(KINDS, SIGMAS) if sigma]
+    ends, by_seed = run(noisy, beta, steps, constant=constant)
+    exact = run([(KINDS[0], 0.0)], beta, steps, constant=constant)[1][0]  # the same for each kind
+    found = {(kind, 0.0): (ends, exact) for kind in KINDS}
+    return found | {case: (ends, own) for case, own in zip(noisy, by_seed, strict=True)}
+
+
+def _whole_mean(ends: np.ndarray, by_seed: np.ndarray) -> dict[str, float]:
+    """Return the mean squared gradient norm over all steps, and its interval."""
     means = np.average(by_seed, axis=0, weights=np.diff(ends, prepend=0))
     mean, half = map(float, t_interval(means))
     return {"mean_grad_norm_sq": mean, "low": mean - half, "high": mean + half}

@@ -41,7 +41,7 @@ def test_noise_has_no_mean_and_the_stated_deviation(kind):
 
 
 def test_steps_are_the_algorithms():
-    ends, means = run("symmetric", 0.0, 0.1, steps=30)
+    ends, (means,) = run([("symmetric", 0.0)], 0.1, steps=30)
     x, momentum, squares = np.full(convergence.DIMENSIONS, 1.5), 0.0, []
     for t in range(1, 31):
         g = convergence._SCALES * 2 * x / (1 + x**2) ** 2
@@ -55,9 +55,11 @@ def test_steps_are_the_algorithms():
 
 
 def test_a_rerun_draws_the_same_noise_and_another_level_does_not():
-    a, b, c = (run("skewed", sigma, 0.1, steps=50)[1] for sigma in (0.1, 0.1, 0.2))
+    a, b, c = (run([("skewed", sigma)], 0.1, steps=150)[1][0] for sigma in (0.1, 0.1, 0.2))
     assert np.array_equal(a, b)
     assert not np.array_equal(a, c)
+    together = run([("symmetric", 0.3), ("skewed", 0.1), ("skewed", 0.2)], 0.1, steps=150)[1]
+    np.testing.assert_array_equal(together[1:], [a, c])
 
 
 def curve(floor):
@@ -90,7 +92,7 @@ def test_a_curve_that_is_still_falling_from_its_start_is_not_fitted():
 
 
 def test_without_noise_there_is_one_run_and_no_interval():
-    steps, by_seed = run("skewed", 0.0, 0.1, steps=50)
+    steps, (by_seed,) = run([("skewed", 0.0)], 0.1, steps=50)
     assert by_seed.shape == (len(steps), 1)
 
 
