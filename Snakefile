@@ -40,7 +40,7 @@ PLAN_FILE = f"{RESULTS}/plans/{WORKFLOW.digest}.csv"
 SETTINGS_FILE = f"{RESULTS}/plans/{WORKFLOW.digest}.yaml"
 CORPUS_FACTS = "results/corpora/{corpus}/meta.json"
 # Figures and tables are many and small, so each is made by a fork of a process that has imported
-# what they need.
+# what they need; so are the claims and the report.
 WARM = (
     "exec python -m experiments warm --package analysis"
     " --modules analysis.figures.write analysis.tables.write --"
@@ -223,7 +223,7 @@ rule claims:
     message:
         "collect all runs, and check the paper's claims"
     shell:
-        "python -m analysis claims {input.plan:q} > {log:q} 2>&1"
+        f"{WARM} claims {{input.plan:q}} > {{log:q}} 2>&1"
 
 
 rule report:
@@ -241,7 +241,7 @@ rule report:
     message:
         "write the report"
     shell:
-        "python -m analysis report {input.plan:q} > {log:q} 2>&1"
+        f"{WARM} report {{input.plan:q}} > {{log:q}} 2>&1"
 
 
 rule so_far:
