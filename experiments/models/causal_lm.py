@@ -39,8 +39,8 @@ class CausalLM(nn.Module):
         return None if "norm" in name.split(".")[-2] else INITIAL_STD
 
     def fill_buffers(self, module: nn.Module) -> None:
-        """Compute the buffers of a module, those of the rotary embedding."""
-        with torch.no_grad():
+        """Compute the buffers of a module, those of the rotary embedding, on the CPU."""
+        with torch.no_grad(), torch.device("cpu"):
             self.model._init_weights(module)
 
     def tie_weights(self) -> None:

@@ -32,7 +32,8 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         size = max(1, LOGITS_AT_ONCE // len(weight))
-        total = torch.zeros((), device=hidden.device)
+        # With bf16 weights Lightning makes bf16 torch's default dtype, in which sums lose digits.
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         hidden_grads, weight_grad = [], None
         for chunk, target in zip(hidden.split(size), targets.split(size), strict=True):
             log_probs = (chunk @ weight.T).float().log_softmax(1)

@@ -60,10 +60,7 @@ class LanguageModelRun(L.LightningModule):
         self.metrics = metrics
         self._peak = PeakMemory()
         torch.manual_seed(spec.seed)  # for stochastic rounding
-        self._is_sharded = parallel.processes > 1 and parallel.strategy == "fsdp"
         self.model = model_on_meta(spec.model)
-        if not self._is_sharded:
-            materialise(self.model, spec.seed)
         if spec.training.activation_checkpointing:
             recompute_activations(self.model)
         if spec.training.compile:
@@ -75,14 +72,10 @@ class LanguageModelRun(L.LightningModule):
         self._optimizer_trains = True
 
     def configure_model(self) -> None:
-        """Make the model and shard it over the processes if the strategy is FSDP."""
-        device = self.trainer.strategy.root_device
-        if self._is_sharded:
-            shard(
-                self.model,
-                self.device_mesh,
-                lambda part: materialise(self.model, self.spec.seed, device, part),
-            )
+        """Shard the model over the processes if the strategy is FSDP, and make its weights."""
+        if self.parallel.processes > 1 and self.parallel.strategy == "fsdp":
+            shard(self.model, self.device_mesh)
+        materialise(self.model, self.spec.seed, self.trainer.strategy.root_device)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Return the optimizer and its learning-rate schedule, in Lightning's format."""

@@ -1,7 +1,6 @@
 """Sharding a model over the processes of a run."""
 
 import re
-from collections.abc import Callable
 
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -23,31 +22,20 @@ _PARALLEL_STYLES = {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}
 _REPLICATED_OVER_HEADS = "replicated_with_grad_allreduce"
 
 
-def shard(model: nn.Module, mesh: DeviceMesh, make: Callable[[str], None]) -> None:
+def shard(model: nn.Module, mesh: DeviceMesh) -> None:
     """Shard a model in place: its matrices by tensor parallelism, then all weights by FSDP2.
 
-    The model is on the meta device before. It is made and sharded part by part, so that no process
-    ever holds more than its shards and one part: a block, or what is outside the blocks.
+    The shards of a model on the meta device are there too, so that no process holds the whole.
 
     Args:
         model: the model.
         mesh: a device mesh with the dimensions data_parallel and tensor_parallel.
-        make: gives the weights below a name, which ends with a dot, their values; "" is for all
-            that are left.
     """
-    name = next(name for name, module in model.named_modules() if module is blocks(model))
-    for index, block in enumerate(blocks(model)):
-        _shard_part(model, block, f"{name}.{index}.", mesh, make)
-    _shard_part(model, model, "", mesh, make)
-
-
-def _shard_part(
-    model: nn.Module, part: nn.Module, name: str, mesh: DeviceMesh, make: Callable[[str], None]
-) -> None:
-    make(name)
     if mesh["tensor_parallel"].size() > 1:
-        _split_matrices(model, part, name, mesh["tensor_parallel"])
-    fully_shard(part, mesh=mesh["data_parallel"])
+        _split_matrices(model, mesh["tensor_parallel"])
+    for block in blocks(model):
+        fully_shard(block, mesh=mesh["data_parallel"])
+    fully_shard(model, mesh=mesh["data_parallel"])
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
@@ -55,20 +43,17 @@ def full_tensor(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def _split_matrices(model: nn.Module, part: nn.Module, prefix: str, mesh: DeviceMesh) -> None:
+def _split_matrices(model: nn.Module, mesh: DeviceMesh) -> None:
     """Shard matrices by the plan of `transformers`; all other weights are replicated."""
     plan, styles = _tensor_parallel_plan(model), {}
-    for name, module in part.named_modules():
-        style = plan.get(_plan_key(prefix + name))
-        own = [*module.parameters(recurse=False)]
-        if not own or isinstance(own[0], DTensor):
-            continue
+    for name, module in model.named_modules():
+        style = plan.get(_plan_key(name))
         if style in _PARALLEL_STYLES:
             styles[name] = _PARALLEL_STYLES[style]()
-        else:
+        elif list(module.parameters(recurse=False)):
             # Dimension 2 of the norms' input is the heads.
             styles[name] = _Replicated(Shard(2) if style == _REPLICATED_OVER_HEADS else Replicate())
-    parallelize_module(part, mesh, styles)
+    parallelize_module(model, mesh, styles)
     model.tie_weights()  # parallelize_module gave each module its own tensor
 
 

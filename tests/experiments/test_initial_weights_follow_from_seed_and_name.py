@@ -1,34 +1,67 @@
 """Initial weights depend on seed and name only, and have the distributions of the papers' code."""
 
+import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from experiments.models.build import build_model, model_on_meta
-from experiments.models.initial import materialise
+from experiments.models.build import build_model
+from experiments.models.settings import GPT2Settings, Qwen3Settings
 from experiments.plan.reading import load_profile
+from tests.experiments.shards_models import digest_of, loss_of
 
+ROOT = Path(__file__).parent.parent.parent
 MODELS = load_profile("laptop").models
 NAMES = ["gpt2-pico", "qwen3-nano", "qwen3-moe-nano", "deepseek-nano"]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_model_made_part_by_part_is_the_same(name):
-    whole = build_model(MODELS[name], seed=3)
-    parts = model_on_meta(MODELS[name])
-    blocks = "blocks" if name == "gpt2-pico" else "model.model.layers"
-    torch.manual_seed(5)  # the global generator has no influence
-    for part in (f"{blocks}.1.", f"{blocks}.0.", ""):
-        materialise(parts, 3, part=part)
-    for (key, ours), (other, theirs) in zip(
-        whole.state_dict().items(), parts.state_dict().items(), strict=True
-    ):
-        assert key == other
-        assert torch.equal(ours, theirs)
-    tokens = torch.randint(0, 512, (2, 16))
-    assert whole(tokens, tokens) == parts(tokens, tokens)
+SEED = 3
+# The largest matrices have more than the 2**20 numbers that are drawn at a time, and four processes
+# cut the tables of embeddings unevenly.
+LARGE = {
+    "gpt2": GPT2Settings(
+        family="gpt2", layers=2, width=64, heads=2, context=18, vocab_size=20_001
+    ),
+    "qwen3": Qwen3Settings(
+        family="qwen3", layers=2, width=64, heads=4, kv_heads=2, head_dim=8, mlp_width=20_000,
+        rope_theta=1e4, tie_embeddings=True, context=16, vocab_size=301,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_any_number_of_processes_makes_the_same_weights(processes, tmp_path):
+    cases = [(name, 1) for name in LARGE] + ([("qwen3", 2)] if processes > 1 else [])
+    jobs = [
+        {"model": LARGE[name].model_dump(), "seed": SEED, "tensor_parallel": split}
+        for name, split in cases
+    ]
+    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", str(processes), "-m", "tests.experiments.shards_models"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "jobs.json")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for (name, _), made in zip(cases, json.loads(done.stdout), strict=True):
+        whole = build_model(LARGE[name], SEED)
+        assert made["digest"] == digest_of(whole)
+        assert made["loss"] == pytest.approx(loss_of(whole), abs=1e-5)
+
+
+def test_torchs_generator_has_no_influence():
+    first = build_model(MODELS["gpt2-pico"], SEED)
+    torch.rand(1)
+    assert digest_of(build_model(MODELS["gpt2-pico"], SEED)) == digest_of(first)
 
 
 def test_another_seed_or_name_gives_other_weights():
@@ -41,6 +74,11 @@ def test_another_seed_or_name_gives_other_weights():
     ):
         pair = torch.stack([module.weight.flatten() for module in weights])
         assert torch.corrcoef(pair)[0, 1].abs() < 0.1
+
+
+def test_the_numbers_do_not_repeat_within_a_matrix():
+    weight = build_model(LARGE["gpt2"]).token_embedding.weight
+    assert len(weight.unique(dim=0)) == len(weight)
 
 
 def test_gpt2_has_the_initial_weights_of_gpt2():

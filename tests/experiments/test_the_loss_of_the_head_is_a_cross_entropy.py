@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import HalfPrecision
 from torch.nn import functional as F
 
 from experiments.models import loss
@@ -61,6 +62,15 @@ def test_under_bf16_autocast_the_softmax_is_in_fp32():
     for param, grad in zip((hidden, weight), grads, strict=True):
         assert param.grad.dtype == torch.float32
         torch.testing.assert_close(param.grad.double(), grad, rtol=0.1, atol=1e-3)
+
+
+def test_with_bf16_weights_the_loss_is_in_fp32():
+    hidden, weight, targets = inputs(dtype=torch.bfloat16)
+    with HalfPrecision("bf16-true").forward_context():  # in which Lightning calls the model
+        actual = head_loss(hidden, weight, targets)
+    logits = (hidden.detach() @ weight.detach().T).double()
+    exact = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    torch.testing.assert_close(actual.double(), exact, rtol=1e-6, atol=0)
 
 
 def test_no_more_logits_exist_than_allowed(monkeypatch):
