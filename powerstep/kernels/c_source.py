@@ -74,7 +74,7 @@ def c_source(variant: Variant) -> str:
     power = _POWERS.get(variant.power, "signed_power_of(x, c)")
     parts = [
         "#define WIDE" if variant.power == "wide" else "",
-        _PRELUDE.read_text("utf-8"),
+        _PRELUDE.read_text(encoding="utf-8"),
         f"#define signed_power(x) {power}",
     ]
     kernel = _KERNEL.format(

@@ -42,7 +42,7 @@ class Variant:
     """Everything that a kernel is generated for. Hyperparameters are arguments of the kernel.
 
     Attributes:
-        text: as in `Formula`.
+        formula: the text of the formula.
         numbers: names of the hyperparameters, in the order of the kernel's arguments.
         power: see `power_kind`.
         buffers: names of the buffers.
@@ -54,7 +54,7 @@ class Variant:
         stochastic: whether the parameter is rounded stochastically.
     """
 
-    text: str
+    formula: str
     numbers: tuple[str, ...]
     power: str
     buffers: tuple[str, ...]
@@ -68,7 +68,7 @@ class Variant:
     @property
     def statements(self) -> list[tuple[str, str]]:
         """The assigned names and their expressions, in order."""
-        lines = filter(None, map(str.strip, self.text.splitlines()))
+        lines = filter(None, map(str.strip, self.formula.splitlines()))
         return [tuple(line.split(" = ", 1)) for line in lines]
 
 

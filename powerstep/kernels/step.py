@@ -61,7 +61,7 @@ def kernel_for(
     ):
         return None
     variant = Variant(
-        text=formula.text,
+        formula=formula.text,
         numbers=tuple(formula.numbers),
         power=power_kind(formula.exponent),
         buffers=buffers,
