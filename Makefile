@@ -12,6 +12,7 @@
 #   make check OPTIMIZER=name      check how an optimizer behaves; without OPTIMIZER, all of them
 #   make bench                     measure a step of each optimizer, with those of EXTRA=field
 #   make bench-train               measure the speed of training beside a plain loop
+#   make bench-sharding            measure the memory of processes that share a model
 #   make bench-analysis            measure the analysis of 500 runs
 #   make false-positives           measure how often each rule of the verdicts decides wrongly
 #   make reference                 copy a profile's results to results/reference/; makes no .venv
@@ -38,7 +39,7 @@ VENV = .venv$(EXTRA:%=-%)
 IN_VENV = PATH="$$PWD/$(VENV)/bin:$$PATH"
 SNAKEMAKE = $(IN_VENV) python -m snakemake --profile "profiles/$$LAUNCHER" --config "profile=$$PROFILE"
 
-.PHONY: venv reproduce plan status test test-here test-slurm test-gpu test-field kill-test check bench bench-train bench-analysis false-positives reference rejudge lint lock clean
+.PHONY: venv reproduce plan status test test-here test-slurm test-gpu test-field kill-test check bench bench-train bench-sharding bench-analysis false-positives reference rejudge lint lock clean
 .DELETE_ON_ERROR:
 
 venv:
@@ -84,6 +85,9 @@ bench: venv
 
 bench-train: venv
 	$(IN_VENV) python -m experiments bench-train
+
+bench-sharding: venv
+	$(IN_VENV) python -m tests.measure_sharding
 
 bench-analysis: venv
 	$(IN_VENV) python -m tests.measure_analysis
