@@ -43,10 +43,10 @@ class _HeadLoss(torch.autograd.Function):
                 grad[torch.arange(len(target), device=grad.device), target] -= 1
                 grad = grad.to(chunk.dtype)
                 hidden_grads.append((grad @ weight).to(hidden.dtype))
-                part = (grad.T @ chunk).to(weight.dtype)
+                part = (grad.T @ chunk).float()  # the sum over chunks would lose digits in bf16
                 weight_grad = part if weight_grad is None else weight_grad.add_(part)
         if hidden_grads:
-            ctx.save_for_backward(torch.cat(hidden_grads), weight_grad)
+            ctx.save_for_backward(torch.cat(hidden_grads), weight_grad.to(weight.dtype))
         ctx.tokens = len(targets)
         return total / ctx.tokens
 

@@ -73,6 +73,15 @@ def test_with_bf16_weights_the_loss_is_in_fp32():
     torch.testing.assert_close(actual.double(), exact, rtol=1e-6, atol=0)
 
 
+def test_bf16_gradients_of_many_chunks_are_rounded_once(monkeypatch):
+    hidden, weight, targets = inputs(dtype=torch.bfloat16)
+    monkeypatch.setattr(loss, "LOGITS_AT_ONCE", 50)  # a token at a time
+    head_loss(hidden, weight, targets).backward()
+    grads = expected(hidden, weight, targets)[1:]
+    # Sums of 21 terms in bf16 would be off by several units in the last place.
+    torch.testing.assert_close(weight.grad.double(), grads[1], rtol=2**-7, atol=2e-4)
+
+
 def test_no_more_logits_exist_than_allowed(monkeypatch):
     monkeypatch.setattr(loss, "LOGITS_AT_ONCE", 200)
     largest = []
