@@ -12,6 +12,7 @@ from experiments.memory import peak_resident_bytes, resident_bytes
 
 _MATRIX = 4096  # rows and columns of the matrices whose product measures the speed
 _PRODUCTS = 5  # timed products
+_COPIED, _COPIES = 2**26, 9  # numbers in fp32, 256 MiB, which no cache holds; timed copies
 
 
 def accelerator_or_cpu() -> torch.device:
@@ -43,6 +44,15 @@ def gflops(device: torch.device) -> float:
     multiply()  # the first one also starts threads and loads kernels
     times = [seconds(multiply, device) for _ in range(_PRODUCTS)]
     return 2 * _MATRIX**3 / statistics.median(times) / 1e9
+
+
+def copy_speed(device: torch.device) -> float:
+    """Return the median speed of copying a large tensor, in bytes read and written per second."""
+    source = torch.ones(_COPIED, device=device)
+    target = torch.empty_like(source)
+    target.copy_(source)  # takes the memory
+    times = [seconds(lambda: target.copy_(source), device) for _ in range(_COPIES)]
+    return 2 * source.nbytes / statistics.median(times)
 
 
 def available_bytes(device: torch.device) -> int:

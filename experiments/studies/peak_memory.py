@@ -49,9 +49,9 @@ def write_peak_memory(path: Path) -> None:
 
     Columns: optimizer, label, model, parameters, device (cpu or cuda), batch_size, context (in
     tokens), and in bytes peak_bytes, weights_and_gradients_bytes, state_bytes and
-    first_step_extra_bytes, which is the memory that the first step leaves in use besides the state:
-    on a CPU mainly the code of torch's compiler, and more if its cache is empty. On a CPU the peak
-    is that of the whole process, on a GPU that of the tensors. What could not be measured is NaN.
+    first_step_extra_bytes, which is the memory that the first step leaves in use besides the state.
+    On a CPU the peak is that of the whole process, on a GPU that of the tensors. What could not be
+    measured is NaN.
     """
     with atomic(path) as file:
         pd.DataFrame(_rows(MODEL)).to_csv(file, index=False)

@@ -19,7 +19,7 @@ from experiments.memory import peak_resident_bytes, reset_peak, resident_bytes
 from experiments.optimizers.import_class import import_object
 from experiments.optimizers.state_bytes import state_bytes
 from experiments.plan.reading import load_profile
-from experiments.studies.machine import seconds
+from experiments.studies.machine import accelerator_or_cpu, copy_speed, seconds
 
 RELATIVE_TO = "AdamW, fused"  # the reference of all ratios
 GROUP_SIZE = 4  # optimizers in memory at once, besides the reference
@@ -28,7 +28,6 @@ LR = 1e-6  # learning rate; so small that all optimizers can step on the same pa
 
 Params = list[tuple[str, nn.Parameter]]  # parameters with their names
 Shapes = dict[str, tuple[int, ...]]  # shapes of parameters, by name
-CPU = torch.device("cpu")
 
 
 class Formula:
@@ -109,6 +108,7 @@ OPTIMIZERS: dict[str, Callable[[Params], Any]] = {
     "Adam-mini": _adam_mini,
     "AdamW 8-bit, torchao": _factory("torchao.optim.AdamW8bit"),
     "AdamW 8-bit, bitsandbytes": _factory("bitsandbytes.optim.AdamW8bit"),
+    "AdamW 8-bit, FlashOptim": _factory("flashoptim.FlashAdamW", master_weight_bits=None),
 }
 
 
@@ -154,7 +154,7 @@ def time_rounds(optimizers: dict[str, Any], rounds: int, device: torch.device) -
 
 
 def measure(shapes: Shapes, names: list[str], rounds: int) -> pd.DataFrame:
-    """Measure the time and memory of a step of each optimizer, on the CPU.
+    """Measure the time and memory of a step of each optimizer, on the GPU if there is one.
 
     Args:
         shapes: shapes of the parameters, by name.
@@ -166,20 +166,27 @@ def measure(shapes: Shapes, names: list[str], rounds: int) -> pd.DataFrame:
         the median and quartiles of its ratio to the reference; first_step_s, the time of the first
         step, which may compile; state_bytes_per_param; peak_extra_mb, the extra memory at the peak
         of a step in MB (1e6 bytes), and peak_extra_in_largest, the same in units of the largest
-        parameter's size. NaN if the optimizer is not installed.
+        parameter's size; copy_speed_share, the speed at which a step moves the bytes that it must
+        (reading parameter, gradient and state, and writing parameter and state), relative to the
+        speed of copying a tensor. NaN if the optimizer is not installed.
     """
-    params = make_params(shapes, CPU)
+    device = accelerator_or_cpu()
+    params, fastest = make_params(shapes, device), copy_speed(device)
     others = [name for name in names if name != RELATIVE_TO]
     rows = {}
     for start in range(0, max(1, len(others)), GROUP_SIZE):
         group = _measure_group(params, [RELATIVE_TO, *others[start : start + GROUP_SIZE]], rounds)
         rows = group | rows  # keep the first row of the reference
-    return pd.DataFrame([{"optimizer": name} | rows[name] for name in names])
+    table = pd.DataFrame([{"optimizer": name} | rows[name] for name in names])
+    moved = 3 * 4 + 2 * table["state_bytes_per_param"]  # bytes per parameter
+    count = sum(param.numel() for _, param in params)
+    return table.assign(copy_speed_share=moved * count / (table["step_ms"] / 1e3) / fastest)
 
 
 def _measure_group(params: Params, names: list[str], rounds: int) -> dict[str, dict[str, float]]:
     largest = max(param.numel() * param.element_size() for _, param in params)
     count = sum(param.numel() for _, param in params)
+    device = params[0][1].device
     optimizers, rows = {}, {}
     for name in names:
         try:
@@ -187,8 +194,8 @@ def _measure_group(params: Params, names: list[str], rounds: int) -> dict[str, d
         except ImportError:
             rows[name] = {}
             continue
-        first, *_ = [seconds(optimizer.step, CPU) for _ in range(WARM_UP)]
-        extra = _peak_extra_bytes(optimizer.step)
+        first, *_ = [seconds(optimizer.step, device) for _ in range(WARM_UP)]
+        extra = _peak_extra_bytes(optimizer.step, device)
         optimizers[name] = optimizer
         rows[name] = {
             "first_step_s": first,
@@ -196,7 +203,7 @@ def _measure_group(params: Params, names: list[str], rounds: int) -> dict[str, d
             "peak_extra_mb": extra / 1e6,
             "peak_extra_in_largest": extra / largest,
         }
-    table = time_rounds(optimizers, rounds, CPU)
+    table = time_rounds(optimizers, rounds, device)
     ratios = table.div(table[RELATIVE_TO], axis=0)
     for name in optimizers:
         rows[name] |= {
@@ -210,8 +217,13 @@ def _measure_group(params: Params, names: list[str], rounds: int) -> dict[str, d
     return rows
 
 
-def _peak_extra_bytes(step: Callable[[], Any]) -> float:
-    """Return the extra resident memory at the peak of a step, in bytes; NaN if it is unknown."""
+def _peak_extra_bytes(step: Callable[[], Any], device: torch.device) -> float:
+    """Return the extra memory at the peak of a step, in bytes; NaN if it is unknown."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        step()
+        return torch.cuda.max_memory_allocated(device) - before
     with suppress(OSError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # return freed memory, so that reuse is counted
     if not reset_peak():

@@ -41,7 +41,7 @@ def test_every_optimizer_has_a_row_in_its_place(table):
 
 def test_what_is_not_installed_has_no_numbers(table):
     assert table.loc["AdamW 8-bit, torchao"].isna().all()
-    measured = table.drop(["AdamW 8-bit, torchao", "AdamW 8-bit, bitsandbytes"])
+    measured = table.drop([name for name in table.index if name.startswith("AdamW 8-bit")])
     assert measured[["step_ms", "ratio", "state_bytes_per_param"]].notna().all(axis=None)
 
 
