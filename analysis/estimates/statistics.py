@@ -37,6 +37,14 @@ def estimate(values: pd.Series) -> Estimate:
     return Estimate(float(mean), float(half_width), len(values))
 
 
+def exp(x: float) -> float:
+    """Return e^x; infinity where math.exp raises an error, because it is too large for a float."""
+    try:
+        return math.exp(x)
+    except OverflowError:
+        return math.inf
+
+
 @dataclass(frozen=True)
 class Measured:
     """An estimate that is normal with a standard error on `df` degrees of freedom.

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.estimates.optimum import fit_optima
-from analysis.estimates.statistics import Measured, ratio_interval
+from analysis.estimates.statistics import Measured, exp, ratio_interval
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class TokenRatio:
     @property
     def value(self) -> float:
         """Return ρ."""
-        return math.exp(-self.gap.value / self.slope.value)
+        return exp(-self.gap.value / self.slope.value)
 
     def interval(self, level: float) -> tuple[float, float]:
         """Return the interval of ρ of a level, by Fieller's method; NaN if the slope may be 0."""
         low, high = ratio_interval(self.gap, self.slope, level)
-        return math.exp(-high), math.exp(-low)
+        return exp(-high), exp(-low)
 
     def p_above(self, bound: float) -> float:
         """Return the p-value of the one-sided test that ρ is above a bound."""

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.estimates.statistics import estimate, mean_of
+from analysis.estimates.statistics import estimate, exp, mean_of
 from experiments.intervals import t_interval
 
 
@@ -63,3 +63,9 @@ def test_a_sum_of_estimates_has_the_degrees_of_freedom_of_welch():
     welch = stats.ttest_ind(a, b, equal_var=False, alternative="less")
     assert difference.df == pytest.approx(welch.df)
     assert difference.p_below(0) == pytest.approx(welch.pvalue)
+
+
+def test_an_exponential_beyond_all_floats_is_infinite():
+    assert exp(1000.0) == math.inf
+    assert exp(-1000.0) == 0
+    assert exp(1.0) == math.e

@@ -17,7 +17,7 @@ from analysis.claims.selection import (
 )
 from analysis.claims.verdicts import INCONCLUSIVE, INTERVAL, Finding
 from analysis.estimates.optimum import Optima, fit_optima
-from analysis.estimates.statistics import Measured
+from analysis.estimates.statistics import Measured, exp
 from analysis.estimates.tokens import TokenRatio, token_slope
 from analysis.frames import Results
 
@@ -98,8 +98,8 @@ def curvature(results: Results, question: Question) -> Iterator[Finding]:
         error = math.hypot(a.error / a.value, b.error / b.value) / 2
         log = Measured(math.log(b.value / a.value) / 2, error, optima.df)
         widths = [2 * math.sqrt(_NEAR_BEST / each.value) for each in (a, b)]
-        low, high = map(math.exp, log.interval(INTERVAL))
-        ratio = math.exp(log.value)
+        low, high = map(exp, log.interval(INTERVAL))
+        ratio = exp(log.value)
         text = (
             f"within {_NEAR_BEST} nats of the lowest loss over {widths[0]:.2g} octaves, the other"
             f" over {widths[1]:.2g}: ratio {ratio:.2f} [{low:.2f}, {high:.2f}]"
