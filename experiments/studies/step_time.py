@@ -29,7 +29,7 @@ NAMES = (
     "PowerStep int8",
     "PowerStep int4",
 )
-ROUNDS = 15  # timed steps per optimizer
+ROUNDS = 11  # timed steps per optimizer
 # Weights, gradients, the states of all of NAMES (23.6 bytes), and buffers of a step.
 _BYTES_PER_PARAMETER = 40
 _QUARTILES = {"": 0.5, "_low": 0.25, "_high": 0.75}  # by the suffix of the column

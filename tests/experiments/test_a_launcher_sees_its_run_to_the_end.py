@@ -43,14 +43,17 @@ def results(tmp_path):
     return tmp_path / "results"
 
 
-@pytest.fixture(params=["cold", "warm"])
+@pytest.fixture
 def server_folder(request):
     """Return the folder of a fork server, or None if each run has an interpreter of its own."""
-    if request.param == "cold":
+    if getattr(request, "param", "warm") == "cold":
         yield None
         return
     with owner() as folder:
         yield folder
+
+
+cold_and_warm = pytest.mark.parametrize("server_folder", ["cold", "warm"], indirect=True)
 
 
 @pytest.fixture
@@ -106,6 +109,7 @@ def test_a_result_is_published_and_not_computed_twice(planned, launch, results):
     assert len(run.history.events("started")) == 1
 
 
+@cold_and_warm
 def test_a_process_that_is_killed_is_a_failed_run_with_what_it_had(
     planned, launch, results, server_folder
 ):
@@ -137,6 +141,7 @@ def test_an_error_is_named_by_its_last_line(planned, launch, results):
     assert reason in summary["log"][-2:]
 
 
+@cold_and_warm
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_launcher_that_is_stopped_stops_its_run_which_stays_resumable(
     planned, launch, results, server_folder, number
