@@ -129,8 +129,9 @@ def main() -> None:
             victim, launched = VICTIMS[number % len(VICTIMS)], start(folder)
             while not any(folder.glob("results/runs/*/*/*/launch.log")):
                 time.sleep(0.05)
-            time.sleep(rng.uniform(0, 8))
-            alive = processes(folder)[victim]
+            time.sleep(rng.uniform(0, 6))
+            while not (alive := processes(folder)[victim]) and launched.poll() is None:
+                time.sleep(0.02)  # between two runs there is none
             for process in alive[:1]:
                 process.kill()
             launched.wait()
