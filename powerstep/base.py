@@ -138,8 +138,8 @@ class ElementwiseOptimizer(ValidatedOptimizer):
             tensors = [own, grad, *[local(state[name]) for name in names]]
             batches.setdefault(kind_of(own, grad), []).append((param, tensors))
         others: list[Tensor] = []
+        formula = self._formula(group, 1)
         for alike, batch in batches.items():
-            formula = self._formula(group, 1)
             kernel = formula and kernel_for(alike, formula, self.buffers, group)
             if not kernel:
                 others += [param for param, _ in batch]

@@ -54,8 +54,9 @@ class PowerStep(ElementwiseOptimizer):
             kernel.
         compiled: use kernels; False never uses them. None uses them unless `foreach` is True.
             Without a compiler, True and None warn and use another path.
-        capturable: a CUDA graph may record the steps. PowerStep needs this for no state of its own;
-            a learning rate that changes between replays must be a tensor on the device.
+        capturable: whether a CUDA graph may record the steps, as in torch's optimizers. A learning
+            rate that changes between the replays must be a tensor on the device. PowerStep itself
+            keeps no step count, so the value changes nothing.
 
     Raises:
         ValueError: an argument is out of range, a parameter has another dtype than fp32, fp64,

@@ -7,6 +7,7 @@ from torch.optim.optimizer import ParamsT
 
 from powerstep.arguments import ArgumentRule, at_least, betas, one_of
 from powerstep.base import ElementwiseOptimizer
+from powerstep.baselines.adamw import adam_numbers
 from powerstep.functional import step_along_
 from powerstep.kernels.formula import Formula
 from powerstep.pieces import Work
@@ -75,19 +76,9 @@ class AdamS(ElementwiseOptimizer):
         step_along_(theta, exp_avg / square.sqrt_().add_(group["eps"]), step_size)
 
     def _formula(self, group: dict[str, Any], step: int | Tensor) -> Formula:
-        (beta1, beta2), lr = group["betas"], group["lr"]
+        corrected = group["bias_corrected"]
         average = "exp_avg = beta1 * exp_avg + rest1 * grad"
         square = "square = beta2 * exp_avg * exp_avg + rest2 * grad * grad"
-        lines = [average, square] if group["bias_corrected"] else [square, average]
+        lines = [average, square] if corrected else [square, average]
         lines += ["theta = decay * theta - step_size * exp_avg / (sqrt(square / correction) + eps)"]
-        numbers = {
-            "beta1": beta1,
-            "rest1": 1 - beta1,
-            "beta2": beta2,
-            "rest2": 1 - beta2,
-            "eps": group["eps"],
-            "decay": 1 - lr * group["weight_decay"],
-            "step_size": lr / (1 - beta1**step) if group["bias_corrected"] else lr,
-            "correction": 1 - beta2**step if group["bias_corrected"] else 1.0,
-        }
-        return Formula("\n".join(lines), numbers)
+        return Formula("\n".join(lines), adam_numbers(group, step, corrected=corrected))

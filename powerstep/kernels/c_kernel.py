@@ -2,20 +2,19 @@
 
 import ctypes
 import functools
-from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from powerstep.kernels.c_library import library
 from powerstep.kernels.c_source import c_source, chunk_size
-from powerstep.kernels.formula import Formula, Variant, chunks
+from powerstep.kernels.formula import Counts, Formulas, Kernel, Tensors, Variant, chunks
 from powerstep.kernels.power import power_coefficients
 
 _THREADS_FROM = 2**15  # elements; to start the threads takes as long as to update a few thousand
 
 
-class CKernel:
+class CKernel(Kernel):
     """A kernel for parameters on the CPU.
 
     Raises:
@@ -30,20 +29,7 @@ class CKernel:
         self._function.argtypes = [ctypes.c_int64, *pointers, ctypes.c_uint32, ctypes.c_int]
         self._function.restype = None
 
-    def step(
-        self,
-        tensors: Sequence[Sequence[Tensor]],
-        counts: Sequence[int],
-        formulas: Mapping[int, Formula],
-    ) -> None:
-        """Update parameters in place.
-
-        Args:
-            tensors: for each parameter itself, its gradient and the parts of its buffers, all
-                contiguous, in the order of `powerstep.state`.
-            counts: the step number of each parameter.
-            formulas: the formula of each step number.
-        """
+    def _launch(self, tensors: Tensors, counts: Counts, formulas: Formulas) -> None:
         numels = tuple([own[0].numel() for own in tensors])
         first, parameter = chunks(numels, chunk_size(self._variant))
         numbers = {count: [*map(float, own.numbers.values())] for count, own in formulas.items()}

@@ -8,10 +8,10 @@ import platform
 import shlex
 import shutil
 import subprocess
-import tempfile
+from functools import partial
 from pathlib import Path
 
-from powerstep.kernels.cache import cache_folder, name_of
+from powerstep.kernels.cache import cached
 
 _FLAGS = ["-O3", "-std=gnu11", "-shared", "-fPIC"]
 # Contraction would make the last bit depend on the compiler, and on the place in a vector.
@@ -43,24 +43,17 @@ def library(source: str) -> ctypes.CDLL:
         OSError: the library cannot be written or loaded.
     """
     compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
-    name = name_of(source, *_FLAGS, _identity(compiler), _processor())
-    path = cache_folder() / f"{name}.so"
-    if not path.exists():
-        _compile(compiler, source, path)
-    return ctypes.CDLL(str(path))
+    contents = [source, *_FLAGS, _identity(compiler), _processor()]
+    return ctypes.CDLL(str(cached(contents, ".so", partial(_compile, compiler, source))))
 
 
 def _compile(compiler: list[str], source: str, path: Path) -> None:
-    """Compile to a temporary file, and rename it: other processes may want the same library."""
-    _log.warning("powerstep: compiling a kernel for this machine, once, to %s", path)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        made = Path(folder) / path.name
-        for flags in _ALTERNATIVES:
-            command = [*compiler, *_FLAGS, *flags, "-x", "c", "-", "-o", str(made), "-lm"]
-            done = subprocess.run(command, input=source, capture_output=True, encoding="utf-8")
-            if done.returncode == 0:
-                os.replace(made, path)
-                return
+    _log.warning("powerstep: compiling a kernel, once on this machine")
+    for flags in _ALTERNATIVES:
+        command = [*compiler, *_FLAGS, *flags, "-x", "c", "-", "-o", str(path), "-lm"]
+        done = subprocess.run(command, input=source, capture_output=True, encoding="utf-8")
+        if done.returncode == 0:
+            return
     raise CompilerError(done.stderr.strip() or f"{compiler[0]}: exit code {done.returncode}")
 
 

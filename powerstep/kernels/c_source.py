@@ -13,12 +13,12 @@ _PRELUDE = Path(__file__).with_name("prelude.c")
 _POWERS = {"sign": "sign_of(x)", "identity": "(x)"}
 
 _KERNEL = """
-void step(int64_t chunks, const int64_t *first, const int64_t *tensor, const int64_t *numels,
+void step(int64_t chunks, const int64_t *first, const int64_t *parameter, const int64_t *numels,
           const int64_t *addresses, const float *numbers, const float *coefficients,
           uint32_t seed, int threads) {{
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (int64_t chunk = 0; chunk < chunks; chunk++) {{
-        const int64_t t = tensor[chunk], start = first[chunk], rest = numels[t] - start;
+        const int64_t t = parameter[chunk], start = first[chunk], rest = numels[t] - start;
         const int64_t count = rest < {chunk} ? rest : {chunk};
         const float *own = numbers + t * {number_count};
         const float {numbers};
@@ -58,9 +58,9 @@ _BLOCKWISE_BODY = """
 
 
 def chunk_size(variant: Variant) -> int:
-    """Return the elements of a chunk: a multiple of the block size, except of very large ones."""
+    """Return the elements of a chunk: a multiple of the block size."""
     block = variant.block_size or 1
-    return max(1, CHUNK // block) * block
+    return CHUNK // block * block
 
 
 def c_source(variant: Variant) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
@@ -27,6 +28,19 @@ def cache_folder() -> Path:
     return Path(temporary)
 
 
-def name_of(*contents: str) -> str:
-    """Return a file name, without suffix, that depends on contents."""
-    return "kernel_" + hashlib.sha256("\0".join(contents).encode()).hexdigest()[:24]
+def cached(contents: Sequence[str], suffix: str, make: Callable[[Path], None]) -> Path:
+    """Return a file of the cache that depends on contents, and make it if it is missing.
+
+    Args:
+        contents: everything that the file depends on.
+        suffix: suffix of its name.
+        make: writes the file to a path. It is renamed then: other processes may want it too.
+    """
+    digest = hashlib.sha256("\0".join(contents).encode()).hexdigest()[:24]
+    path = cache_folder() / f"kernel_{digest}{suffix}"
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            made = Path(folder) / path.name
+            make(made)
+            made.replace(path)
+    return path

@@ -1,6 +1,8 @@
 """An optimizer's update as text, and the variant of it that a kernel is generated for."""
 
 import functools
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -70,6 +72,39 @@ class Variant:
         """The assigned names and their expressions, in order."""
         lines = filter(None, map(str.strip, self.formula.splitlines()))
         return [tuple(line.split(" = ", 1)) for line in lines]
+
+
+Tensors = Sequence[Sequence[Tensor]]
+Counts = Sequence[int | Tensor]
+Formulas = Mapping[int | Tensor, Formula]
+
+
+class Kernel(ABC):
+    """Updates parameters that are alike in one call.
+
+    Args:
+        variant: what the kernel is generated for.
+    """
+
+    @abstractmethod
+    def __init__(self, variant: Variant) -> None: ...
+
+    def step(self, tensors: Tensors, counts: Counts, formulas: Formulas) -> None:
+        """Update parameters in place.
+
+        Args:
+            tensors: for each parameter itself, its gradient and the parts of its buffers, all
+                contiguous, in the order of `powerstep.state`.
+            counts: the step number of each parameter.
+            formulas: the formula of each step number.
+        """
+        self._launch(tensors, counts, formulas)
+        # torch's operations do this too. Autograd then refuses a graph that needs the old values.
+        torch.autograd.graph.increment_version([own for own, *_ in tensors])
+
+    @abstractmethod
+    def _launch(self, tensors: Tensors, counts: Counts, formulas: Formulas) -> None:
+        """Do the work of `step`."""
 
 
 @functools.lru_cache(maxsize=64)

@@ -2,17 +2,14 @@
 
 import functools
 import warnings
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from powerstep.kernels.c_kernel import CKernel
 from powerstep.kernels.c_library import CompilerError
-from powerstep.kernels.formula import DTYPES, LARGEST_BLOCK, Formula, Variant, power_kind
-
-if TYPE_CHECKING:
-    from powerstep.kernels.triton_kernel import TritonKernel
+from powerstep.kernels.formula import DTYPES, LARGEST_BLOCK, Formula, Kernel, Variant, power_kind
 
 
 class Kind(NamedTuple):
@@ -39,7 +36,7 @@ def kind_of(param: Tensor, grad: Tensor) -> Kind:
 
 def kernel_for(
     kind: Kind, formula: Formula, buffers: tuple[str, ...], group: dict[str, Any]
-) -> "CKernel | TritonKernel | None":
+) -> Kernel | None:
     """Return the kernel for parameters of one kind; None if there is none, or it fails to compile.
 
     Args:
@@ -76,7 +73,7 @@ def kernel_for(
 
 
 @functools.cache
-def _compiled(backend: str, variant: Variant) -> "CKernel | TritonKernel | None":
+def _compiled(backend: str, variant: Variant) -> Kernel | None:
     """Return the kernel of a variant; warn and return None if it cannot be compiled."""
     try:
         if backend == "cpu":

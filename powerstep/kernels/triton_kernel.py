@@ -2,24 +2,24 @@
 
 import functools
 import importlib.util
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from powerstep.kernels.cache import cache_folder, name_of
-from powerstep.kernels.formula import Formula, Variant, chunks
+from powerstep.kernels.cache import cached
+from powerstep.kernels.formula import Counts, Formulas, Kernel, Tensors, Variant, chunks
 from powerstep.kernels.triton_source import chunk_size, triton_source
 
 Numbers = Mapping[str, float | Tensor]  # hyperparameters, by name
 _ALIGNMENT = 16  # bytes; allocators align to more, but a view may begin anywhere
 
 
-class TritonKernel:
+class TritonKernel(Kernel):
     """A kernel for parameters on a CUDA device; it never waits for the device.
 
     A CUDA graph can record its steps. A hyperparameter that is a tensor on the device is read there
@@ -34,20 +34,7 @@ class TritonKernel:
         self._function = _imported(triton_source(variant)).step
         self._recorded: list[object] = []  # tensors that the replays of CUDA graphs read
 
-    def step(
-        self,
-        tensors: Sequence[Sequence[Tensor]],
-        counts: Sequence[int | Tensor],
-        formulas: Mapping[int | Tensor, Formula],
-    ) -> None:
-        """Update parameters in place.
-
-        Args:
-            tensors: for each parameter itself, its gradient and the parts of its buffers, all
-                contiguous, in the order of `powerstep.state`.
-            counts: the step number of each parameter.
-            formulas: the formula of each step number.
-        """
+    def _launch(self, tensors: Tensors, counts: Counts, formulas: Formulas) -> None:
         device = tensors[0][0].device
         numels = tuple([own[0].numel() for own in tensors])
         first, parameter = chunks(numels, chunk_size(self._variant), device)
@@ -61,13 +48,15 @@ class TritonKernel:
         )
         if _is_recording(device):
             self._recorded += arguments
-        self._function[(len(first),)](
-            *arguments,
-            formulas[counts[0]].exponent,
-            int(torch.randint(2**31, ())) if self._variant.stochastic else 0,
-            ALIGNED=not any(x % _ALIGNMENT for row in (numels, *addresses) for x in row),
-            num_warps=8,
-        )
+        # Triton launches on the current device, which need not be the parameters'.
+        with torch.cuda.device(device if device.type == "cuda" else -1):
+            self._function[(len(first),)](
+                *arguments,
+                formulas[counts[0]].exponent,
+                int(torch.randint(2**31, ())) if self._variant.stochastic else 0,
+                ALIGNED=not any(x % _ALIGNMENT for row in (numels, *addresses) for x in row),
+                num_warps=8,
+            )
 
     def _numbers(self, rows: Sequence[Numbers], device: torch.device) -> Tensor:
         """Return the hyperparameters, fp32, a row for each parameter."""
@@ -116,13 +105,7 @@ def _sent(
 
 def _imported(source: str) -> ModuleType:
     """Import source from a file, which Triton needs to read it."""
-    path = cache_folder() / f"{name_of(source)}.py"
-    if not path.exists():
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            made = os.path.join(folder, path.name)
-            with open(made, "w", encoding="utf-8") as file:
-                file.write(source)
-            os.replace(made, path)
+    path = cached([source], ".py", partial(Path.write_text, data=source, encoding="utf-8"))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -215,7 +215,7 @@ def compilations(monkeypatch):
 
 
 def test_a_kernel_is_compiled_once_for_all_shapes_rates_and_processes(monkeypatch, tmp_path):
-    monkeypatch.setattr("powerstep.kernels.c_library.cache_folder", lambda: tmp_path)
+    monkeypatch.setattr("powerstep.kernels.cache.cache_folder", lambda: tmp_path)
     calls = compilations(monkeypatch)
     for rows in range(1, 20):
         params = parameters([(rows, 128), (3, rows, 256), (rows + 700,)])
@@ -289,7 +289,7 @@ def test_a_capturable_optimizer_takes_the_same_steps():
 
 @pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
 def test_without_a_compiler_it_warns_once_and_steps_all_the_same(monkeypatch, tmp_path, compiler):
-    monkeypatch.setattr("powerstep.kernels.c_library.cache_folder", lambda: tmp_path)
+    monkeypatch.setattr("powerstep.kernels.cache.cache_folder", lambda: tmp_path)
     monkeypatch.setenv("CC", compiler)
     compilations(monkeypatch)
     try:

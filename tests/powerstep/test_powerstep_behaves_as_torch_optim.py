@@ -533,3 +533,14 @@ def test_a_refused_group_is_not_added():
     with pytest.raises(ValueError, match="complex"):
         optimizer.add_param_group({"params": [bad]})
     assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize("cls", OPTIMIZERS)
+def test_a_graph_that_needs_the_old_parameters_is_refused(cls):
+    param = nn.Parameter(torch.ones(300))
+    optimizer = cls([param], lr=0.1)
+    loss = (param * param).sum()
+    param.grad = torch.ones_like(param)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
