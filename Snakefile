@@ -15,6 +15,7 @@ sys.path.insert(0, workflow.basedir)
 
 from analysis.catalogue import figures, tables
 from analysis.claims.definitions import definitions_of, load_claims
+from experiments.memory import KEEP_FREED_MEMORY
 from experiments.plan.reading import CONFIG_DIR
 from experiments.plan.spec import PlanRow
 from experiments.settings import digest
@@ -45,6 +46,7 @@ WARM = (
     "exec python -m experiments warm --package analysis"
     " --modules analysis.figures.write analysis.tables.write --"
 )
+KEEP_MEMORY = " ".join(f"{name}={value}" for name, value in KEEP_FREED_MEMORY.items())
 RUN = WORKFLOW.folder("{model}/{optimizer}/{run}")
 
 
@@ -149,11 +151,9 @@ rule train:
     message:
         "train {wildcards.model} with {wildcards.optimizer}, {wildcards.run}"
     shell:
-        # By default glibc returns large tensors to the system after every step, and a small model
-        # spends much of its time allocating them again; these settings keep the memory:
-        # https://man7.org/linux/man-pages/man3/mallopt.3.html. exec: signals reach the launcher.
-        "MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296"
-        " exec python -m experiments launch --spec {resources.spec:q} --corpus {params.corpus:q}"
+        # exec: signals reach the launcher.
+        f"{KEEP_MEMORY} exec python -m experiments launch"
+        " --spec {resources.spec:q} --corpus {params.corpus:q}"
         " --folder {params.folder:q} --threads {threads} --job {resources.job:q}"
         " --tensorboard {resources.tensorboard} > {log:q} 2>&1"
 

@@ -15,7 +15,12 @@ import torch.distributed as dist
 from tabulate import tabulate
 from torch.distributed.device_mesh import init_device_mesh
 
-from experiments.memory import peak_resident_bytes, reset_peak, resident_bytes
+from experiments.memory import (
+    RETURN_FREED_MEMORY,
+    peak_resident_bytes,
+    reset_peak,
+    resident_bytes,
+)
 from experiments.models.build import build_model, model_on_meta
 from experiments.models.initial import materialise
 from experiments.models.settings import GPT2Settings
@@ -75,8 +80,7 @@ def main() -> None:
             done = subprocess.run(
                 command,
                 cwd=ROOT,
-                # glibc returns freed tensors to the system at once: experiments.studies.peak_memory
-                env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"},
+                env=os.environ | RETURN_FREED_MEMORY,
                 stdout=subprocess.PIPE,
                 encoding="utf-8",
             )

@@ -1,11 +1,11 @@
 """A process that has imported everything a run needs, and forks a child for each run.
 
-It listens at a socket in a folder. A request is the length of a JSON object, 8 bytes, and the
-object: `package` and `arguments`, of the command `python -m package arguments`, its `environment`
-and `working_directory`, and `modules` to import before the fork; the file descriptor of a log comes
-with it. The answers are lines of JSON:
-`pid` from the child when it starts, and `code` from the server when it has ended. The child holds
-the connection open as well, so that it ends no earlier than the child, whoever is killed.
+It listens at a socket in a folder. A request asks for a command, `python -m package arguments`. It
+is the length of a JSON object in 8 bytes, with the file descriptor of a log, and then the object:
+`package`, `arguments`, `environment`, `working_directory`, and `modules` to import before the fork.
+The answers are lines of JSON: `pid` from the child when it starts, and `code`, its exit code, from
+the server. The child holds the connection open as well, so the connection ends no earlier than the
+child, even if the server is killed.
 
 The process starts no threads and does not touch CUDA, because neither survives a fork. It ends when
 the lock owner.lock of the folder is free and no child lives, or when it was idle for IDLE seconds.

@@ -51,5 +51,8 @@ def train_here(
             raise
     if run.training.has_result:
         return None
-    how = f"signal {-code}" if code and code < 0 else f"exit code {code or 'unknown'}"
+    if code is None:  # the fork server was killed
+        how = "exit code unknown"
+    else:
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
     return Failure(Status.FAILED, f"{how}: {last_line(log, began)}", log)

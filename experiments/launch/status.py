@@ -43,8 +43,7 @@ def status(planned: Sequence[PlannedRun], results: ResultsFolder) -> str:
     # Several experiments can share a run. Show the entry that names a varied argument, if any:
     # it sorts after the others, whose argument is empty, and so replaces them.
     runs = {run.spec.path: run for run in sorted(planned, key=lambda run: run.argument)}
-    runs = {run.spec.path: runs[run.spec.path] for run in planned}
-    runs = [*runs.values()]
+    runs = [runs[path] for path in dict.fromkeys(run.spec.path for run in planned)]
     jobs = Queue(results.slurm_queue).last().jobs
     reasons = {job.id: job.reason for job in jobs.values() if job.state == "PENDING"}
     rows = [_row(run, results.run(run.spec.path), reasons) for run in runs]

@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from experiments.files import FileError, locked
+from experiments.memory import KEEP_FREED_MEMORY
 
 _FOLDER = "POWERSTEP_FORK_SERVER"  # environment variable with the server's folder
 _START = 120  # seconds that the server may take to import everything
@@ -145,6 +146,7 @@ def _connected(folder: Path) -> socket.socket:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=(folder / "server.log").open("ab"),
+            env=os.environ | KEEP_FREED_MEMORY,  # whichever command starts it, it trains too
             start_new_session=True,  # Ctrl-C is for the launchers, which stop their children
         )
         while server.poll() is None:

@@ -23,6 +23,7 @@ import torch
 from experiments.corpus.build import build
 from experiments.corpus.tokens import read_tokens
 from experiments.files import make_folder
+from experiments.memory import KEEP_FREED_MEMORY
 from experiments.plan.grid import plan
 from experiments.plan.reading import CONFIG_DIR, load_profile
 from experiments.plan.spec import RunSpec
@@ -31,11 +32,7 @@ from experiments.studies.bench_files import write_provenance, write_table
 from experiments.studies.plain_training import train_plainly
 
 _PROFILE = str(CONFIG_DIR / "studies" / "bench-train.yaml")
-# As the Snakefile sets them for each run.
-_KEEPS_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": "4294967296",
-    "MALLOC_TRIM_THRESHOLD_": "4294967296",
-}
+_SPAWN = multiprocessing.get_context("spawn")
 _WARM_UP = 10  # first steps of a run, which are not counted
 Trainer = Callable[[RunSpec, Path, int, Barrier], list[float]]
 
@@ -91,19 +88,19 @@ def ours(spec: RunSpec, corpus: Path, threads: int, start: Barrier) -> list[floa
 
 SIDES = (
     Side("nanoGPT's loop, one run", plain, "adamw", 1, {}),
-    Side("the same, keeping freed memory", plain, "adamw", 1, _KEEPS_MEMORY),
-    Side("ours, AdamW, one run", ours, "adamw", 1, _KEEPS_MEMORY),
-    Side("ours, AdamW, a run per core", ours, "adamw", 0, _KEEPS_MEMORY),
-    Side("ours, PowerStep, a run per core", ours, "powerstep", 0, _KEEPS_MEMORY),
+    Side("the same, keeping freed memory", plain, "adamw", 1, KEEP_FREED_MEMORY),
+    Side("ours, AdamW, one run", ours, "adamw", 1, KEEP_FREED_MEMORY),
+    Side("ours, AdamW, a run per core", ours, "adamw", 0, KEEP_FREED_MEMORY),
+    Side("ours, PowerStep, a run per core", ours, "powerstep", 0, KEEP_FREED_MEMORY),
 )
 
 
 def write_bench_train(rounds: int, folder: Path) -> None:
-    """Write training.csv, training.md and provenance.json to a folder, and print the table.
+    """Write training.csv, .md and training_provenance.json to a folder, and print the table.
 
-    Columns: side; runs; threads, of each run; tokens_per_second, of all runs together, the median
-    over all rounds and steps; and the median and the quartiles over the rounds of its ratio to
-    nanoGPT's loop in the same round.
+    Columns: side; runs; threads, of each run; tokens_per_second, of all runs together by the median
+    time of their steps, the median over the rounds; and the median and the quartiles over the
+    rounds of its ratio to nanoGPT's loop in the same round.
 
     Args:
         rounds: number of rounds.
@@ -118,11 +115,11 @@ def write_bench_train(rounds: int, folder: Path) -> None:
     specs = {run.spec.optimizer.name: run.spec for run in plan(load_profile(_PROFILE))}
     corpus = next(iter(specs.values())).corpus
     cores = torch.get_num_threads()
-    with tempfile.TemporaryDirectory() as made, multiprocessing.get_context("spawn").Manager() as m:
+    with tempfile.TemporaryDirectory() as made, _SPAWN.Manager() as manager:
         build(corpus.name, corpus.settings, Path(made))
         speeds = pd.DataFrame(
             {
-                side.label: _speed(side, specs[side.optimizer], Path(made), cores, m)
+                side.label: _speed(side, specs[side.optimizer], Path(made), cores, manager)
                 for side in SIDES
             }
             for _ in range(rounds)
@@ -136,8 +133,7 @@ def _speed(side: Side, spec: RunSpec, corpus: Path, cores: int, manager: SyncMan
     """Return the tokens per second of all runs of a side together."""
     runs = side.runs or cores
     start = manager.Barrier(runs)
-    spawn = multiprocessing.get_context("spawn")
-    with _environment(side.environment), ProcessPoolExecutor(runs, mp_context=spawn) as pool:
+    with _environment(side.environment), ProcessPoolExecutor(runs, mp_context=_SPAWN) as pool:
         futures = [
             pool.submit(side.trainer, spec, corpus, cores // runs, start) for _ in range(runs)
         ]

@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 
 from experiments.files import atomic
+from experiments.memory import RETURN_FREED_MEMORY
 from experiments.models.build import build_model, model_on_meta
 from experiments.optimizers.build import build_optimizer
 from experiments.optimizers.settings import optimizer_spec
@@ -30,10 +31,6 @@ BATCH_SIZE = 1
 CONTEXT = 128  # tokens; so short that weights, gradients and state are most of the memory
 STEPS = 3  # the second step is the first one whose gradients meet the state
 
-# glibc keeps freed tensors below 32 MiB for later ones, and how many depends on their order. With a
-# fixed threshold it returns them at once, so that the peak counts tensors that are in use:
-# https://man7.org/linux/man-pages/man3/mallopt.3.html
-_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 _BYTES_PER_PARAMETER = 40  # 22 were measured with AdamW; the rest is for torch and other programs
 
 _MEASURED = (
@@ -83,7 +80,7 @@ def _in_own_process(model: str, optimizer: str) -> dict[str, int]:
     """Return the measurements of a process that trains with an optimizer; none if it fails."""
     done = subprocess.run(
         [sys.executable, "-m", "experiments.studies.peak_memory", model, optimizer],
-        env=os.environ | _ENVIRONMENT,
+        env=os.environ | RETURN_FREED_MEMORY,
         stdout=subprocess.PIPE,
         encoding="utf-8",
         check=False,

@@ -130,24 +130,19 @@ class LanguageModelRun(L.LightningModule):
         self._step_optimizer(loss)
         finished = synchronized_time()
         self.lr_schedulers().step()
+        diverged_at = self._divergence.first_step(self.trainer.strategy)
+        self.trainer.should_stop = diverged_at is not None  # later losses are not finite either
+        step = diverged_at or step
         self.last_row = {
             "step": step,
             "tokens": step * settings.batch_size * settings.context,
-            "train_loss": self._mean(loss).item(),
+            "train_loss": math.nan if diverged_at else self._mean(loss).item(),
             "lr": settings.lr * lr_factor(step, settings),
             "grad_norm": full_tensor(grad_norm).item(),
             "update_rms": before.rms_change(),
             "step_seconds": finished - started,
             "optimizer_seconds": finished - update_started,
         }
-        if diverged_at := self._divergence.first_step(self.trainer.strategy):
-            self.trainer.should_stop = True  # later losses are not finite either
-            self.last_row |= {
-                "step": diverged_at,
-                "tokens": diverged_at * settings.batch_size * settings.context,
-                "train_loss": math.nan,
-                "lr": settings.lr * lr_factor(diverged_at, settings),
-            }
         if self.trainer.should_stop or not is_validated:
             self._log_row(self.last_row)
 

@@ -133,7 +133,8 @@ class _Windows:
         sums = torch.zeros(2, self._blocks, dtype=torch.float64)
         losses = torch.stack([loss for _, _, loss in self.added]).tolist() if self.added else []
         for (block, size, _), loss in zip(self.added, losses, strict=True):
-            sums[:, block] += torch.tensor([loss * size, size], dtype=torch.float64)
+            sums[0, block] += loss * size
+            sums[1, block] += size
         self.added.clear()
         return sums
 

@@ -145,7 +145,7 @@ def test_a_peak_is_of_its_own_process_and_counts_freed_memory():
 
 def test_a_process_that_fails_leaves_a_gap(monkeypatch, capfd):
     monkeypatch.setattr(peak_memory, "OPTIMIZERS", ("adamw",))
-    monkeypatch.setattr(peak_memory, "_ENVIRONMENT", {"PYTHONHOME": "nonesuch"})
+    monkeypatch.setattr(peak_memory, "RETURN_FREED_MEMORY", {"PYTHONHOME": "nonesuch"})
     (row,) = peak_memory._rows("gpt2-nano")
     assert np.isnan(row["peak_bytes"])
     assert "not measured: adamw ended with exit code 1" in capfd.readouterr().out

@@ -18,7 +18,7 @@ from powerstep.kernels import step as kernels  # noqa: E402
 from powerstep.kernels.triton_kernel import TritonKernel  # noqa: E402
 from tests.powerstep.test_paths_agree import (  # noqa: E402
     BASELINES,
-    assert_agree,
+    assert_kernels_agree,
     parameters,
     train,
 )
@@ -37,9 +37,7 @@ def triton_in_place_of_c(monkeypatch):
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
 @pytest.mark.parametrize("maximize", [False, True])
 def test_fp32_parameters_agree(precision, maximize):
-    arguments = {"state_precision": precision, "maximize": maximize, "block_size": 32}
-    eager = train(parameters(), compiled=False, **arguments)
-    assert_agree(eager, train(parameters(), compiled=True, **arguments))
+    assert_kernels_agree(state_precision=precision, maximize=maximize, block_size=32)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -54,16 +52,13 @@ def test_other_parameters_and_bf16_state_agree_within_their_rounding(dtype):
 
 @pytest.mark.parametrize("beta", [0.0, 0.05, 0.5, 0.9, 1.0])
 def test_every_kind_of_exponent_agrees(beta):
-    eager = train(parameters(), compiled=False, beta=beta)
-    assert_agree(eager, train(parameters(), compiled=True, beta=beta))
+    assert_kernels_agree(beta=beta)
 
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_baselines_agree(name):
     cls, arguments = BASELINES[name]
-    eager = train(parameters(), cls=cls, compiled=False, **arguments)
-    kernel = train(parameters(), cls=cls, compiled=True, **arguments)
-    assert_agree(eager, kernel, atol=1e-6)
+    assert_kernels_agree(cls=cls, atol=1e-6, **arguments)
 
 
 _COMPILE = """

@@ -7,6 +7,7 @@ from powerstep import PowerStep
 from powerstep.baselines import AdamS, NaiveAdamWInt8, PbSGDM, SignSGD, Stacey
 from tests.powerstep.test_paths_agree import BASELINES, SHAPES, assert_agree, train
 
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
 PRECISIONS = ["fp32", "bf16", "int8", "int4"]
 
 

@@ -17,6 +17,7 @@ from experiments.training.lightning_module import LanguageModelRun
 from experiments.training.train import train
 from tests.conftest import train_until_power_cut
 
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
 ROOT = Path(__file__).parents[2]
 TIMES = ["step_seconds", "optimizer_seconds"]
 

@@ -70,6 +70,15 @@ def assert_agree(one, other, dtype=torch.float32, atol=0.0):
             torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=atol)
 
 
+def assert_kernels_agree(shapes=SHAPES, dtype=torch.float32, atol=0.0, **arguments):
+    """Check that kernels and the eager path train alike; `arguments` are those of `train`."""
+    eager, kernel = (
+        train(parameters(shapes, dtype), compiled=compiled, **arguments)
+        for compiled in (False, True)
+    )
+    assert_agree(eager, kernel, dtype, atol)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_foreach_is_the_single_path_bit_for_bit(dtype, precision):
@@ -84,18 +93,13 @@ def test_foreach_is_the_single_path_bit_for_bit(dtype, precision):
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_kernels_agree_with_the_eager_path(dtype, precision):
-    eager = train(parameters(dtype=dtype), state_precision=precision, compiled=False)
-    kernel = train(parameters(dtype=dtype), state_precision=precision, compiled=True)
-    assert_agree(eager, kernel, dtype)
+    assert_kernels_agree(dtype=dtype, state_precision=precision)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.05, 0.5, 0.9, 1.0])
 @pytest.mark.parametrize("maximize", [False, True])
 def test_kernels_agree_for_every_kind_of_exponent(beta, maximize):
-    arguments = {"beta": beta, "maximize": maximize}
-    eager = train(parameters(), compiled=False, **arguments)
-    kernel = train(parameters(), compiled=True, **arguments)
-    assert_agree(eager, kernel)
+    assert_kernels_agree(beta=beta, maximize=maximize)
 
 
 BASELINES = {
@@ -114,9 +118,7 @@ BASELINES = {
 @pytest.mark.parametrize("name", BASELINES)
 def test_kernels_of_baselines_agree_with_the_eager_path(name):
     cls, arguments = BASELINES[name]
-    eager = train(parameters(), cls=cls, compiled=False, **arguments)
-    kernel = train(parameters(), cls=cls, compiled=True, **arguments)
-    assert_agree(eager, kernel, atol=1e-6)
+    assert_kernels_agree(cls=cls, atol=1e-6, **arguments)
 
 
 @pytest.mark.parametrize("cls", [MuonAdamW, MuonPowerStep])
@@ -153,8 +155,7 @@ def test_any_shapes_agree_on_all_paths(shapes, dtype, precision, block_size, bet
     several = train(parameters(shapes, dtype), steps=2, foreach=True, **arguments)
     for ours, theirs in zip(single[0], several[0], strict=True):
         assert torch.equal(ours, theirs)
-    kernel = train(parameters(shapes, dtype), steps=2, compiled=True, **arguments)
-    assert_agree(single, kernel, dtype)
+    assert_kernels_agree(shapes, dtype, steps=2, **arguments)
 
 
 def test_large_parameters_are_stepped_piece_by_piece_as_if_whole(monkeypatch):
@@ -176,9 +177,7 @@ def test_a_parameter_of_many_chunks_is_stepped_whole(precision, threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        arguments = {"steps": 2, "state_precision": precision}
-        eager = train(parameters(shapes), compiled=False, **arguments)
-        assert_agree(eager, train(parameters(shapes), compiled=True, **arguments))
+        assert_kernels_agree(shapes, steps=2, state_precision=precision)
     finally:
         torch.set_num_threads(before)
 
