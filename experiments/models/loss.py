@@ -10,14 +10,16 @@ from torch.nn import functional as F
 from powerstep.dtensors import local
 
 LOGITS_AT_ONCE = 2**22  # in fp32 they take 16 MB
+GPU_LOGITS_AT_ONCE = 2**26  # they take 256 MB; smaller matrices would not keep a GPU busy
 
 
 def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Return the mean cross-entropy of the logits `hidden @ weight.T`, a scalar in fp32.
 
     The tokens are processed in chunks, and the gradients are computed with the loss, so no more
-    than LOGITS_AT_ONCE logits exist at a time. The softmax is in fp32 under autocast too. torch's
-    `linear_cross_entropy` works alike, but is much slower on a CPU if the vocabulary is large.
+    than LOGITS_AT_ONCE (on a GPU, GPU_LOGITS_AT_ONCE) logits exist at a time. The softmax is in
+    fp32 under autocast too. torch's `linear_cross_entropy` works alike, but is much slower on a CPU
+    if the vocabulary is large.
 
     Args:
         hidden: outputs of the last block, shape (batch, sequence, width).
@@ -31,7 +33,8 @@ def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        size = max(1, LOGITS_AT_ONCE // len(weight))
+        at_once = LOGITS_AT_ONCE if hidden.device.type == "cpu" else GPU_LOGITS_AT_ONCE
+        size = max(1, at_once // len(weight))
         # With bf16 weights Lightning makes bf16 torch's default dtype, in which sums lose digits.
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         hidden_grads, weight_grad = [], None

@@ -1,7 +1,8 @@
 """The table of `make bench-train`: tokens per second of our training and of a plain loop.
 
-In each round, every side trains the same model for some steps, in processes of its own. Snakemake
-trains several runs at the same time, one thread each, so the sides have the same cores in all.
+In each round, every side trains the same model for some steps, in processes of its own. On a CPU
+Snakemake trains several runs at the same time, one thread each, so the sides have the same cores in
+all. On a GPU a run has it for itself.
 """
 
 import multiprocessing
@@ -29,11 +30,11 @@ from experiments.plan.reading import CONFIG_DIR, load_profile
 from experiments.plan.spec import RunSpec
 from experiments.settings import ConfigError
 from experiments.studies.bench_files import write_provenance, write_table
+from experiments.studies.machine import accelerator_or_cpu
 from experiments.studies.plain_training import train_plainly
 
-_PROFILE = str(CONFIG_DIR / "studies" / "bench-train.yaml")
+PROFILES = {"cpu": "bench-train.yaml", "cuda": "bench-train-gpu.yaml"}
 _SPAWN = multiprocessing.get_context("spawn")
-_WARM_UP = 10  # first steps of a run, which are not counted
 Trainer = Callable[[RunSpec, Path, int, Barrier], list[float]]
 
 
@@ -42,17 +43,19 @@ class Side(NamedTuple):
 
     Attributes:
         label: the row of the table.
-        trainer: trains a run and returns the seconds of each step.
+        trainer: trains a run and returns the time before each step in seconds.
         optimizer: name of an entry of optimizers.yaml.
         runs: number of runs, which share the cores; 0 for one run per core.
         environment: variables of their processes.
+        is_compiled: whether torch.compile compiles the model.
     """
 
     label: str
     trainer: Trainer
-    optimizer: str
-    runs: int
-    environment: dict[str, str]
+    optimizer: str = "adamw"
+    runs: int = 1
+    environment: dict[str, str] = KEEP_FREED_MEMORY
+    is_compiled: bool = False
 
 
 def plain(spec: RunSpec, corpus: Path, threads: int, start: Barrier) -> list[float]:
@@ -83,24 +86,35 @@ def ours(spec: RunSpec, corpus: Path, threads: int, start: Barrier) -> list[floa
     LanguageModelRun.on_train_batch_start = on_train_batch_start  # a hook of Lightning
     with tempfile.TemporaryDirectory() as folder:
         train(spec, corpus, Path(folder) / "training")
-    return np.diff(times).tolist()
+    return times
 
 
-SIDES = (
-    Side("nanoGPT's loop, one run", plain, "adamw", 1, {}),
-    Side("the same, keeping freed memory", plain, "adamw", 1, KEEP_FREED_MEMORY),
-    Side("ours, AdamW, one run", ours, "adamw", 1, KEEP_FREED_MEMORY),
-    Side("ours, AdamW, a run per core", ours, "adamw", 0, KEEP_FREED_MEMORY),
-    Side("ours, PowerStep, a run per core", ours, "powerstep", 0, KEEP_FREED_MEMORY),
-)
+SIDES = {
+    "cpu": (
+        Side("nanoGPT's loop, one run", plain, environment={}),
+        Side("the same, keeping freed memory", plain),
+        Side("ours, AdamW, one run", ours),
+        Side("ours, AdamW, a run per core", ours, runs=0),
+        Side("ours, PowerStep, a run per core", ours, "powerstep", runs=0),
+    ),
+    "cuda": (
+        Side("nanoGPT's loop", plain),
+        Side("nanoGPT's loop, compiled", plain, is_compiled=True),
+        Side("ours, AdamW", ours),
+        Side("ours, PowerStep", ours, "powerstep"),
+        Side("ours, AdamW, compiled", ours, is_compiled=True),
+        Side("ours, PowerStep, compiled", ours, "powerstep", is_compiled=True),
+    ),
+}
 
 
 def write_bench_train(rounds: int, folder: Path) -> None:
     """Write training.csv, .md and training_provenance.json to a folder, and print the table.
 
-    Columns: side; runs; threads, of each run; tokens_per_second, of all runs together by the median
-    time of their steps, the median over the rounds; and the median and the quartiles over the
-    rounds of its ratio to nanoGPT's loop in the same round.
+    Columns: side; runs; threads, of each run; tokens_per_second, of all runs together, the median
+    over the rounds; and the median and the quartiles over the rounds of its ratio to nanoGPT's loop
+    in the same round. A run's speed is that of its median interval between two logged steps, at
+    which the GPU has finished its work; the first interval does not count.
 
     Args:
         rounds: number of rounds.
@@ -112,7 +126,9 @@ def write_bench_train(rounds: int, folder: Path) -> None:
     if rounds < 1:
         raise ConfigError((), f"--rounds is {rounds}, but it must be at least 1")
     make_folder(folder)
-    specs = {run.spec.optimizer.name: run.spec for run in plan(load_profile(_PROFILE))}
+    device = accelerator_or_cpu().type
+    profile = load_profile(str(CONFIG_DIR / "studies" / PROFILES[device]))
+    specs = {run.spec.optimizer.name: run.spec for run in plan(profile)}
     corpus = next(iter(specs.values())).corpus
     cores = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as made, _SPAWN.Manager() as manager:
@@ -120,11 +136,11 @@ def write_bench_train(rounds: int, folder: Path) -> None:
         speeds = pd.DataFrame(
             {
                 side.label: _speed(side, specs[side.optimizer], Path(made), cores, manager)
-                for side in SIDES
+                for side in SIDES[device]
             }
             for _ in range(rounds)
         )
-    write_table(_statistics(speeds, cores), folder / "training")
+    write_table(statistics(speeds, SIDES[device], cores), folder / "training")
     command = ["python", "-m", "experiments", "bench-train", "--rounds", str(rounds)]
     write_provenance(folder / "training_provenance.json", [*command, "--out", str(folder)])
 
@@ -132,14 +148,17 @@ def write_bench_train(rounds: int, folder: Path) -> None:
 def _speed(side: Side, spec: RunSpec, corpus: Path, cores: int, manager: SyncManager) -> float:
     """Return the tokens per second of all runs of a side together."""
     runs = side.runs or cores
+    training = spec.training.model_copy(update={"compile": side.is_compiled})
+    spec = spec.model_copy(update={"training": training})
     start = manager.Barrier(runs)
     with _environment(side.environment), ProcessPoolExecutor(runs, mp_context=_SPAWN) as pool:
         futures = [
             pool.submit(side.trainer, spec, corpus, cores // runs, start) for _ in range(runs)
         ]
-        times = [future.result()[_WARM_UP:] for future in futures]
-    tokens = spec.training.batch_size * spec.training.context
-    return sum(tokens / float(np.median(each)) for each in times)
+        times = [future.result() for future in futures]
+    intervals = [np.diff(each[:: training.log_every])[1:] for each in times]
+    tokens = training.log_every * training.batch_size * training.context
+    return sum(tokens / float(np.median(each)) for each in intervals)
 
 
 @contextmanager
@@ -154,13 +173,13 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _statistics(speeds: pd.DataFrame, cores: int) -> pd.DataFrame:
+def statistics(speeds: pd.DataFrame, sides: tuple[Side, ...], cores: int) -> pd.DataFrame:
     """Return the table of `write_bench_train` from the speeds, a row a round."""
-    ratios = speeds.div(speeds[SIDES[0].label], axis=0)
-    runs = [side.runs or cores for side in SIDES]
+    ratios = speeds.div(speeds[sides[0].label], axis=0)
+    runs = [side.runs or cores for side in sides]
     return pd.DataFrame(
         {
-            "side": [side.label for side in SIDES],
+            "side": [side.label for side in sides],
             "runs": runs,
             "threads": [cores // count for count in runs],
             "tokens_per_second": speeds.median().to_numpy(),

@@ -7,6 +7,8 @@ relative to its step in the same round.
 
 import ctypes
 import gc
+import statistics
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -19,11 +21,15 @@ from experiments.memory import peak_resident_bytes, reset_peak, resident_bytes
 from experiments.optimizers.import_class import import_object
 from experiments.optimizers.state_bytes import state_bytes
 from experiments.plan.reading import load_profile
-from experiments.studies.machine import accelerator_or_cpu, copy_speed, seconds
+from experiments.studies.machine import accelerator_or_cpu, copy_speed, seconds, synchronize
 
 RELATIVE_TO = "AdamW, fused"  # the reference of all ratios
 GROUP_SIZE = 4  # optimizers in memory at once, besides the reference
 WARM_UP = 2  # number of untimed steps per optimizer
+CALLS = 5  # steps for call_ms
+# Timed steps in a row. On a GPU they follow each other without a pause, as the CPU prepares one
+# while the GPU is still busy with another.
+IN_A_ROW = {"cpu": 1, "cuda": 10}
 LR = 1e-6  # learning rate; so small that all optimizers can step on the same parameters
 
 Params = list[tuple[str, nn.Parameter]]  # parameters with their names
@@ -139,18 +145,26 @@ def make_params(shapes: Shapes, device: torch.device) -> Params:
 
 
 def time_rounds(optimizers: dict[str, Any], rounds: int, device: torch.device) -> pd.DataFrame:
-    """Time steps of optimizers in rounds; each takes one step a round, in a rotating order.
+    """Time steps of optimizers in rounds; each takes IN_A_ROW a round, in a rotating order.
 
     Returns:
-        Seconds, one row for each round and one column for each optimizer.
+        Seconds of a step, one row for each round and one column for each optimizer.
     """
-    names = [*optimizers]
+    names, steps = [*optimizers], IN_A_ROW[device.type]
     times: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
-            times[name].append(seconds(optimizers[name].step, device))
+            times[name].append(seconds(_repeated(optimizers[name].step, steps), device) / steps)
     return pd.DataFrame(times)
+
+
+def _repeated(step: Callable[[], Any], times: int) -> Callable[[], None]:
+    def steps() -> None:
+        for _ in range(times):
+            step()
+
+    return steps
 
 
 def measure(shapes: Shapes, names: list[str], rounds: int) -> pd.DataFrame:
@@ -159,16 +173,18 @@ def measure(shapes: Shapes, names: list[str], rounds: int) -> pd.DataFrame:
     Args:
         shapes: shapes of the parameters, by name.
         names: keys of OPTIMIZERS, including RELATIVE_TO.
-        rounds: number of timed steps per optimizer.
+        rounds: number of timed steps per optimizer, on a GPU ten at a time.
 
     Returns:
         One row per optimizer: step_ms, the median time of a step; ratio, ratio_low and ratio_high,
-        the median and quartiles of its ratio to the reference; first_step_s, the time of the first
+        the median and quartiles of its ratio to the reference; call_ms, the median time until the
+        call of a step returns, while a GPU may still work; first_step_s, the time of the first
         step, which may compile; state_bytes_per_param; peak_extra_mb, the extra memory at the peak
         of a step in MB (1e6 bytes), and peak_extra_in_largest, the same in units of the largest
         parameter's size; copy_speed_share, the speed at which a step moves the bytes that it must
         (reading parameter, gradient and state, and writing parameter and state), relative to the
-        speed of copying a tensor. NaN if the optimizer is not installed.
+        speed of copying a tensor. NaN if the optimizer is not installed, or
+        not for this device.
     """
     device = accelerator_or_cpu()
     params, fastest = make_params(shapes, device), copy_speed(device)
@@ -191,13 +207,14 @@ def _measure_group(params: Params, names: list[str], rounds: int) -> dict[str, d
     for name in names:
         try:
             optimizer = OPTIMIZERS[name](params)
-        except ImportError:
+        except (ImportError, NotImplementedError):  # the latter from FlashOptim on a CPU
             rows[name] = {}
             continue
         first, *_ = [seconds(optimizer.step, device) for _ in range(WARM_UP)]
         extra = _peak_extra_bytes(optimizer.step, device)
         optimizers[name] = optimizer
         rows[name] = {
+            "call_ms": 1e3 * _median_call_seconds(optimizer.step, device),
             "first_step_s": first,
             "state_bytes_per_param": state_bytes(optimizer) / count,
             "peak_extra_mb": extra / 1e6,
@@ -215,6 +232,16 @@ def _measure_group(params: Params, names: list[str], rounds: int) -> dict[str, d
     del optimizers
     gc.collect()
     return rows
+
+
+def _median_call_seconds(step: Callable[[], Any], device: torch.device) -> float:
+    def call() -> float:
+        synchronize(device)
+        start = time.perf_counter()
+        step()
+        return time.perf_counter() - start
+
+    return statistics.median(call() for _ in range(CALLS))
 
 
 def _peak_extra_bytes(step: Callable[[], Any], device: torch.device) -> float:

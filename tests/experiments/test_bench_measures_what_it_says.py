@@ -84,7 +84,7 @@ def test_the_tables_are_written_with_their_source(tmp_path, monkeypatch, capsys)
     assert list(written.optimizer) == [step_cost.RELATIVE_TO, *names]
     text = (tmp_path / "step.md").read_text()
     assert text in capsys.readouterr().out
-    assert "AdamW 8-bit, torchao (not installed) |" in text
+    assert "AdamW 8-bit, torchao (not available) |" in text
     assert "nan" not in text
     source = json.loads((tmp_path / "provenance.json").read_text())
     assert source["packages"]["torch"].startswith("2.")
