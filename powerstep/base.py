@@ -58,7 +58,9 @@ class ElementwiseOptimizer(ValidatedOptimizer):
         for group in self.param_groups:
             layout = self._state_layout(group)
             for param in group["params"]:
-                self._ensure_layout(param, group, layout)
+                state = self.state.get(param)
+                if state and not matches(state, param, layout):
+                    self._convert_state(param, group, layout)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any | None:
@@ -101,20 +103,12 @@ class ElementwiseOptimizer(ValidatedOptimizer):
             if param.grad is None:
                 continue
             self._check_grad(param)
-            if self.state[param]:
-                self._ensure_layout(param, group, layout)
-            else:
+            state = self.state[param]
+            if not state:
                 self._new_state(param, group, layout)
+            elif not matches(state, param, layout):
+                self._convert_state(param, group, layout)
             params.append(param)
-
-    def _check_grad(self, param: Tensor) -> None:
-        if param.grad.layout != torch.strided:
-            raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
-        if param.grad.shape != param.shape:
-            raise ValueError(
-                f"{self._name_of(param)}: its gradient has shape {tuple(param.grad.shape)}, but it"
-                f" must have {tuple(param.shape)}"
-            )
 
     def _step_group(self, params: Sequence[Tensor], group: dict[str, Any]) -> None:
         is_unwanted = group["compiled"] is False or group.get("foreach")
@@ -144,14 +138,14 @@ class ElementwiseOptimizer(ValidatedOptimizer):
             if not kernel:
                 others += [param for param, _ in batch]
                 continue
-            counts = [self._count(param, group) for param, _ in batch]
+            counts = self._count([param for param, _ in batch], group)
             formulas = {count: self._formula(group, count) for count in set(counts)}
             kernel.step([tensors for _, tensors in batch], counts, formulas)
         return others
 
     def _step_param(self, param: Tensor, group: dict[str, Any]) -> None:
         """Update one parameter, piece by piece."""
-        step = self._count(param, group)
+        (step,) = self._count([param], group)
         for piece in self._pieces(param, group):
             self._step_piece(piece, group, step)
 
@@ -160,16 +154,16 @@ class ElementwiseOptimizer(ValidatedOptimizer):
         self._update(work, group, step)
         piece.store(work)
 
-    def _count(self, param: Tensor, group: dict[str, Any]) -> int | Tensor:
-        """Increment and return the step number of `param`; 0 if the class does not count steps."""
+    def _count(self, params: Sequence[Tensor], group: dict[str, Any]) -> list[int | Tensor]:
+        """Increment and return the step numbers; zeros if the class does not count steps."""
         if not self.counts_steps:
-            return 0
-        # The count is a tensor, as in torch's optimizers, so that checkpoints treat it like state.
-        count = self.state[param]["step"]
-        count += 1
+            return [0] * len(params)
+        # A count is a tensor, as in torch's optimizers, so that checkpoints treat it like state.
+        counts = [self.state[param]["step"] for param in params]
+        torch._foreach_add_(counts, 1)
         # torch.compile and CUDA graphs would treat a number as a constant.
         stays = group["capturable"] or torch.compiler.is_compiling()
-        return count.double() if stays else int(count)
+        return [count.double() if stays else int(count) for count in counts]
 
     def _state_layout(self, group: dict[str, Any]) -> StateLayout:
         """Return the layout of the state of a group's parameters."""
@@ -191,14 +185,12 @@ class ElementwiseOptimizer(ValidatedOptimizer):
             for suffix, part in parts.items():
                 self.state[param][name + suffix] = part
 
-    def _ensure_layout(self, param: Tensor, group: dict[str, Any], layout: StateLayout) -> None:
-        """Convert the state of a parameter, if it has any, to the layout."""
-        state = self.state.get(param)
-        if state and not matches(state, param, layout):
-            try:
-                self.state[param] = converted(state, param, layout, group["block_size"])
-            except ValueError as error:
-                raise ValueError(f"{self._name_of(param)}: {error}") from None
+    def _convert_state(self, param: Tensor, group: dict[str, Any], layout: StateLayout) -> None:
+        """Convert the state of a parameter to the layout."""
+        try:
+            self.state[param] = converted(self.state[param], param, layout, group["block_size"])
+        except ValueError as error:
+            raise ValueError(f"{self._name_of(param)}: {error}") from None
 
     def _pieces(self, param: Tensor, group: dict[str, Any]) -> Iterator[Piece]:
         """Split a parameter, its gradient and its state into flat views.

@@ -1,5 +1,6 @@
 """Storage of an optimizer's buffers between steps: fp32, bf16, or blockwise quantised."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -141,6 +142,9 @@ def part_shapes(param: Tensor, part: Part) -> tuple[tuple[int, ...], tuple[int, 
     """
     if part.span == 1:
         return local(param).shape, param.shape
+    if not is_dtensor(param):
+        shape = _part_shape(param.shape, part.span)
+        return shape, shape
     counts = shard_counts(param)
     if param.ndim and param.shape[-1] % (part.span * counts[-1]) == 0:
         own, whole = (
@@ -160,6 +164,14 @@ def part_shapes(param: Tensor, part: Part) -> tuple[tuple[int, ...], tuple[int, 
         return (own_spans,), (own_spans * processes,)
     # One row per process, so that a checkpoint fails to load with another number of processes.
     return (*[1] * param.ndim, own_spans), (*counts, own_spans)
+
+
+@functools.cache  # every step asks for the shapes of all parts
+def _part_shape(shape: torch.Size, span: int) -> tuple[int, ...]:
+    """Return the shape of a part for a tensor that is not sharded."""
+    if shape and shape[-1] % span == 0:
+        return *shape[:-1], shape[-1] // span
+    return (math.ceil(shape.numel() / span),)
 
 
 def new_part(param: Tensor, part: Part) -> Tensor:

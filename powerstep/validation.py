@@ -87,6 +87,17 @@ class ValidatedOptimizer(Optimizer):
                     return f"parameter {place} of group {index}"
         raise KeyError("the parameter is in no group of the optimizer")
 
+    def _check_grad(self, param: Tensor) -> None:
+        """Raise an error for a gradient that is sparse or of another shape than its parameter."""
+        grad = param.grad
+        if grad.layout is not torch.strided:
+            raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
+        if grad.shape != param.shape:
+            raise ValueError(
+                f"{self._name_of(param)}: its gradient has shape {tuple(grad.shape)}, but it"
+                f" must have {tuple(param.shape)}"
+            )
+
     def _with_legacy_defaults(self, group: dict[str, Any]) -> dict[str, Any]:
         """Return a loaded group with defaults for the arguments that older versions lacked."""
         defaults = self.common_defaults | self.legacy_defaults

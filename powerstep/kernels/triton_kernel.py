@@ -2,7 +2,7 @@
 
 import functools
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +15,6 @@ from powerstep.kernels.cache import cached
 from powerstep.kernels.formula import Counts, Formulas, Kernel, Tensors, Variant, chunks
 from powerstep.kernels.triton_source import chunk_size, triton_source
 
-Numbers = Mapping[str, float | Tensor]  # hyperparameters, by name
 _ALIGNMENT = 16  # bytes; allocators align to more, but a view may begin anywhere
 
 
@@ -42,9 +41,9 @@ class TritonKernel(Kernel):
         arguments = (
             first,
             parameter,
-            self._on_device(numels, torch.int64, device),
-            self._on_device(addresses, torch.int64, device),
-            self._numbers([formulas[count].numbers for count in counts], device),
+            self._kept_on_device(numels, device),
+            self._kept_on_device(addresses, device),
+            self._numbers(counts, formulas, device),
         )
         if _is_recording(device):
             self._recorded += arguments
@@ -58,33 +57,34 @@ class TritonKernel(Kernel):
                 num_warps=8,
             )
 
-    def _numbers(self, rows: Sequence[Numbers], device: torch.device) -> Tensor:
+    def _numbers(self, counts: Counts, formulas: Formulas, device: torch.device) -> Tensor:
         """Return the hyperparameters, fp32, a row for each parameter."""
         read = {
             name: column
-            for column, (name, value) in enumerate(rows[0].items())
+            for column, (name, value) in enumerate(formulas[counts[0]].numbers.items())
             if isinstance(value, Tensor) and value.device == device and device.type != "cpu"
         }
-        constants = tuple(
-            [
-                tuple([0.0 if name in read else float(value) for name, value in row.items()])
-                for row in rows
-            ]
-        )
-        numbers = self._on_device(constants, torch.float32, device)
+        constants = {
+            count: [0.0 if name in read else float(value) for name, value in own.numbers.items()]
+            for count, own in formulas.items()
+        }
+        rows = [constants[count] for count in counts]
+        numbers, host = _sent(rows, torch.float32, device)
+        if _is_recording(device):
+            self._recorded.append(host)
         if read:
             numbers = numbers.clone()
             for name, column in read.items():
-                numbers[:, column] = torch.stack([row[name] for row in rows])
+                values = [formulas[count].numbers[name] for count in counts]
+                numbers[:, column] = torch.stack(values)
         return numbers
 
-    def _on_device(
-        self, values: tuple[Any, ...], dtype: torch.dtype, device: torch.device
-    ) -> Tensor:
+    def _kept_on_device(self, values: tuple[Any, ...], device: torch.device) -> Tensor:
+        """Return integers, int64, as a tensor that is kept for later steps with the same values."""
         if not _is_recording(device):
-            return _sent(values, dtype, device)[0]
+            return _sent_once(values, device)
         # A graph copies from the memory of the host at each replay, and not before.
-        tensor, host = _sent.__wrapped__(values, dtype, device)
+        tensor, host = _sent(values, torch.int64, device)
         self._recorded.append(host)
         return tensor
 
@@ -93,10 +93,12 @@ def _is_recording(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
-@functools.lru_cache(maxsize=256)
-def _sent(
-    values: tuple[Any, ...], dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
+@functools.lru_cache(maxsize=64)
+def _sent_once(values: tuple[Any, ...], device: torch.device) -> Tensor:
+    return _sent(values, torch.int64, device)[0]
+
+
+def _sent(values: Sequence[Any], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return a tensor on the device, sent without waiting, and the one that it is copied from."""
     host = torch.tensor(values, dtype=dtype)
     host = host.pin_memory() if device.type == "cuda" else host
