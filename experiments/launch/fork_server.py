@@ -7,8 +7,10 @@ The answers are lines of JSON: `pid` from the child when it starts, and `code`, 
 the server. The child holds the connection open as well, so the connection ends no earlier than the
 child, even if the server is killed.
 
-The process starts no threads and does not touch CUDA, because neither survives a fork. It ends when
-the lock owner.lock of the folder is free and no child lives, or when it was idle for IDLE seconds.
+The process starts no threads and does not touch CUDA, because neither survives a fork. If a module
+of a request has touched CUDA, its children run new interpreters in their place. The process ends
+when the lock owner.lock of the folder is free and no child lives, or when it was idle for IDLE
+seconds.
 """
 
 import importlib
@@ -117,6 +119,10 @@ class ForkServer:
             os.chdir(request["working_directory"])
             os.environ.clear()
             os.environ.update(request["environment"])
+            if _touched_cuda():
+                os.set_inheritable(own.fileno(), True)
+                command = ["-m", request["package"], *request["arguments"]]
+                os.execv(sys.executable, [sys.executable, *command])
             importlib.import_module(f"{request['package']}.__main__").main(request["arguments"])
             code = 0
         except SystemExit as error:
@@ -128,6 +134,13 @@ class ForkServer:
                 sys.stdout.flush()
                 sys.stderr.flush()
             os._exit(code)
+
+
+def _touched_cuda() -> bool:
+    """Return whether the parent of this fork has touched CUDA; importing torchao does, for one."""
+    import torch  # late, because `serve` must set _ENVIRONMENT before
+
+    return torch.cuda._is_in_bad_fork()
 
 
 def _answer(connection: socket.socket, content: dict[str, int]) -> None:

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from experiments.corpus.batches import TokenBatches, to_device
 from experiments.models.blocks import compile_blocks, recompute_activations
 from experiments.models.build import model_on_meta
+from experiments.models.determinism import deterministic
 from experiments.models.initial import materialise
 from experiments.optimizers.build import build_optimizer
 from experiments.optimizers.composite import parts_of
@@ -196,6 +197,7 @@ class LanguageModelRun(L.LightningModule):
         if self.trainer.is_global_zero:
             self.metrics.append(row)
 
+    @deterministic()
     def _accumulate_gradients(self) -> Tensor:
         """Compute the gradients of the whole batch; return the mean loss of this process's part."""
         settings = self.spec.training

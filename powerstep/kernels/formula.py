@@ -100,7 +100,7 @@ class Kernel(ABC):
         """
         self._launch(tensors, counts, formulas)
         # torch's operations do this too. Autograd then refuses a graph that needs the old values.
-        torch.autograd.graph.increment_version([own for own, *_ in tensors])
+        torch.autograd.graph.increment_version([own[0] for own in tensors])
 
     @abstractmethod
     def _launch(self, tensors: Tensors, counts: Counts, formulas: Formulas) -> None:

@@ -55,6 +55,7 @@ class TritonKernel(Kernel):
                 int(torch.randint(2**31, ())) if self._variant.stochastic else 0,
                 ALIGNED=not any(x % _ALIGNMENT for row in (numels, *addresses) for x in row),
                 num_warps=8,
+                enable_fp_fusion=False,  # a fused multiply-add would round otherwise than torch
             )
 
     def _numbers(self, counts: Counts, formulas: Formulas, device: torch.device) -> Tensor:

@@ -18,12 +18,14 @@ import torch
 from experiments.corpus.batches import TokenBatches
 from experiments.corpus.tokens import read_tokens
 from experiments.models.build import build_model
+from experiments.models.gpt2 import GPT2
 from experiments.optimizers.settings import optimizer_spec
 from experiments.plan.reading import load_profile
 from experiments.runs.metrics import COLUMNS
 from experiments.training.lightning_module import LanguageModelRun
 from experiments.training.train import train
 from experiments.training.validation import mean_and_error
+from powerstep import PowerStep
 from tests.conftest import all_tokens, train_until_power_cut
 
 TIMES = ["step_seconds", "optimizer_seconds"]
@@ -56,6 +58,34 @@ def test_the_same_spec_gives_the_same_metrics(spec, tiny_corpus, tmp_path):
         metrics(tmp_path / "a"), metrics(tmp_path / "b"), check_exact=True
     )
     assert not metrics(tmp_path / "a").equals(metrics(tmp_path / "c"))
+
+
+def test_gradients_are_deterministic_but_an_optimizer_may_not_be(
+    spec, tiny_corpus, tmp_path, monkeypatch
+):
+    seen = set()
+
+    def record(place):
+        if torch.are_deterministic_algorithms_enabled():
+            seen.add((place, torch.is_deterministic_algorithms_warn_only_enabled()))
+
+    class Recorded(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, loss):
+            record("forward")
+            return loss.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            record("backward")
+            return grad
+
+    forward, step = GPT2.forward, PowerStep.step
+    monkeypatch.setattr(GPT2, "forward", lambda *args: Recorded.apply(forward(*args)))
+    monkeypatch.setattr(PowerStep, "step", lambda *args: [record("step"), step(*args)][1])
+    train(spec("powerstep", val_every=3), tiny_corpus, tmp_path)
+    # The forward passes of validation are in the mode that only warns.
+    assert seen == {("forward", False), ("forward", True), ("backward", False), ("step", True)}
 
 
 def test_a_run_equals_a_plain_training_loop(spec, tiny_corpus, tmp_path):

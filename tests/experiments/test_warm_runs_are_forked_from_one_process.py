@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from experiments.launch import warm
 from experiments.runs.folder import RunFolder
 from tests.experiments.fork_servers import owner, owning_process, server_of
 
@@ -53,8 +54,8 @@ def test_metrics_are_those_of_a_fresh_process_bit_for_bit(launch):
             run, launcher = launch(name, folder if name != "fresh" else None)
             assert launcher.communicate()[0] == "completed\n"
             frames.append(pd.read_parquet(run.metrics_file).drop(columns=TIMES))
-    for warm in frames[1:]:
-        pd.testing.assert_frame_equal(warm, frames[0], check_exact=True)
+    for frame in frames[1:]:
+        pd.testing.assert_frame_equal(frame, frames[0], check_exact=True)
 
 
 def test_the_server_has_one_thread_and_serves_all_runs(launch):
@@ -81,6 +82,30 @@ import experiments.training.train
 import transformers.models.qwen3.modeling_qwen3
 """
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+def test_after_an_import_that_touched_cuda_children_are_new_processes(tmp_path, monkeypatch):
+    # It lets torch see what its build for CUDA sees in forks of such a process, which would print
+    # "forked".
+    (tmp_path / "touches_cuda.py").write_text(
+        "import torch, experiments.__main__\n"
+        "torch.cuda._is_in_bad_fork = lambda: True\n"
+        "experiments.__main__.main = lambda _: print('forked')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    outputs = []
+    with owner() as folder:
+        monkeypatch.setenv("POWERSTEP_FORK_SERVER", folder)
+        for modules in ([], ["touches_cuda"], []):
+            with (tmp_path / "log").open("w+b") as log:
+                process = warm.start("experiments", ["plan", "--help"], log.fileno(), modules)
+                assert process.wait(60) == 0
+                log.seek(0)
+                outputs.append(log.read())
+            assert isinstance(process, warm.WarmProcess)
+        assert server_of(folder)
+    assert outputs[0].startswith(b"usage:")
+    assert len(set(outputs)) == 1
 
 
 def test_a_run_outlives_its_server_and_the_next_run_has_a_new_one(launch):

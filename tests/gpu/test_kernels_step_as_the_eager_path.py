@@ -36,6 +36,16 @@ def test_all_paths_agree(precision, dtype, path):
     assert_agree(*trained, dtype, atol=1e-6)
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_momentum_is_the_same_bit_for_bit(precision):
+    (_, eager), (_, kernel) = (
+        train(parameters(), compiled=compiled, state_precision=precision)
+        for compiled in (False, True)
+    )
+    for ours, theirs in zip(kernel, eager, strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours | theirs)
+
+
 @pytest.mark.parametrize("name", BASELINES)
 def test_baselines_agree(name):
     cls, arguments = BASELINES[name]

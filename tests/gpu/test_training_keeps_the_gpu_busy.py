@@ -11,6 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
+from experiments.models.build import build_model
+from experiments.models.determinism import deterministic
+from experiments.models.settings import GPT2Settings
 from experiments.optimizers.settings import optimizer_spec
 from experiments.plan.reading import load_profile
 from experiments.training.lightning_module import LanguageModelRun
@@ -55,6 +58,23 @@ def test_a_step_that_is_not_logged_waits_for_nothing(
     assert train(run, tiny_corpus, tmp_path)["status"] == "completed"
 
 
+@pytest.mark.parametrize("enabled", [False, True])
+def test_gradients_of_long_sequences_are_the_same_each_time(enabled):
+    model = build_model(
+        GPT2Settings(family="gpt2", layers=2, width=256, heads=4, context=1024, vocab_size=512),
+        device="cuda",
+    )
+    tokens = torch.randint(512, (8, 1025), generator=torch.Generator().manual_seed(0)).cuda()
+    grads = []
+    for _ in range(3):
+        model.zero_grad()
+        with deterministic(), torch.autocast("cuda", torch.bfloat16, enabled):
+            model(tokens[:, :-1], tokens[:, 1:]).backward()
+        grads.append([param.grad for param in model.parameters()])
+    for others in grads[1:]:
+        assert all(torch.equal(*pair) for pair in zip(grads[0], others, strict=True))
+
+
 def test_a_resumed_run_gives_the_same_metrics(spec, tiny_corpus, tmp_path):
     train(spec(), tiny_corpus, tmp_path / "whole")
     train_until_power_cut(spec(), tiny_corpus, tmp_path / "cut")
@@ -70,6 +90,7 @@ def test_the_profile_smoke_runs_on_the_gpu(tmp_path):
     for name in ("experiments", "analysis", "powerstep", "profiles", "Snakefile"):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
     command = ["snakemake", "--profile", "profiles/default", "--config", "profile=smoke"]
+    command += ["runs_at_once=4"]  # they share a GPU
     subprocess.run([sys.executable, "-m", *command], cwd=tmp_path, env=os.environ, check=True)
     summaries = [*tmp_path.glob("results/runs/*/*/*/summary.json")]
     assert summaries

@@ -36,13 +36,13 @@ def train(params, steps=4, seed=1, cls=PowerStep, **arguments):
     optimizer = cls(params, **{"lr": 1e-2, "weight_decay": 0.1} | arguments)
     for group in optimizer.param_groups:
         group |= in_groups
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)  # of the CPU, so that devices compare
     for _ in range(steps):
         for param in params:
             scale = 10.0 ** torch.randint(-6, 3, param.shape, generator=generator)
             grad = torch.randn(param.shape, generator=generator) * scale
             grad[torch.rand(param.shape, generator=generator) < 0.1] = 0
-            param.grad = grad.to(param.dtype)
+            param.grad = grad.to(param)
         optimizer.step()
     return [param.detach() for param in params], [optimizer.state[param] for param in params]
 
