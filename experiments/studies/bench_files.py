@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import shlex
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -11,12 +12,15 @@ import torch
 from experiments.files import atomic
 from experiments.runs.provenance import provenance
 
-EXTRAS = ("bitsandbytes", "torchao")  # packages of the extra `field` in pyproject.toml
+# Packages of the extras `field` and `field-gpu` in pyproject.toml.
+EXTRAS = ("bitsandbytes", "flashoptim", "torchao", "triton")
+_DRIVER = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
 
 
 def write_provenance(path: Path, command: list[str]) -> None:
     """Write commit, versions, machine, threads and command as JSON, and print them."""
-    source = provenance() | {"threads": torch.get_num_threads(), "command": shlex.join(command)}
+    source = provenance() | {"cuda": torch.version.cuda, "driver": _driver()}
+    source |= {"threads": torch.get_num_threads(), "command": shlex.join(command)}
     source["packages"] |= _extra_versions()
     text = json.dumps(source, indent=1)
     with atomic(path) as file:
@@ -40,6 +44,13 @@ def write_table(table: pd.DataFrame, target: Path) -> None:
     with atomic(target.with_suffix(".md")) as path:
         path.write_text(text + "\n", encoding="utf-8")
     print(text, end="\n\n")
+
+
+def _driver() -> str | None:
+    """Return the version of the GPU's driver; None without a GPU."""
+    if not torch.cuda.is_available():
+        return None
+    return subprocess.run(_DRIVER, capture_output=True, encoding="utf-8").stdout.split("\n")[0]
 
 
 def _extra_versions() -> dict[str, str | None]:
