@@ -1,5 +1,9 @@
-"""The tables of `make bench`: the cost of a step, and the effect of stochastic rounding."""
+"""The tables of `make bench`: the cost of a step, and the effect of stochastic rounding.
 
+The steps are those of GPT-2 124M, and of small models, whose steps are mostly Python.
+"""
+
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -7,10 +11,37 @@ import torch
 from torch import nn
 
 from experiments.files import make_folder
+from experiments.models.build import model_on_meta
+from experiments.plan.reading import load_profile
 from experiments.settings import ConfigError
 from experiments.studies.bench_files import write_provenance, write_table
 from experiments.studies.step_cost import OPTIMIZERS, RELATIVE_TO, gpt2_shapes, measure
 from powerstep import PowerStep
+
+SMALL_MODELS = ("gpt2-pico", "gpt2-nano")
+SMALL_NAMES = (RELATIVE_TO, "AdamW, for-loop", "PowerStep fp32", "PowerStep int8")
+SMALL_ROUNDS = 500  # timed steps per optimizer, which take less than a millisecond
+
+
+def small_models() -> pd.DataFrame:
+    """Measure steps of small models; one row per model and optimizer.
+
+    Columns: step (model and optimizer), parameters, tensors, step_ms, ratio, ratio_low and
+    ratio_high (see `measure`).
+    """
+    tables = []
+    for model in SMALL_MODELS:
+        settings = load_profile("laptop").models[model]
+        shapes = {
+            name: tuple(param.shape) for name, param in model_on_meta(settings).named_parameters()
+        }
+        table = measure(shapes, list(SMALL_NAMES), SMALL_ROUNDS)
+        columns = table[["step_ms", "ratio", "ratio_low", "ratio_high"]]
+        columns.insert(0, "step", model + ": " + table["optimizer"])
+        columns.insert(1, "parameters", sum(math.prod(shape) for shape in shapes.values()))
+        columns.insert(2, "tensors", len(shapes))
+        tables.append(columns)
+    return pd.concat(tables, ignore_index=True)
 
 
 def rounding_example(elements: int = 100_000, steps: int = 1000, lr: float = 1e-5) -> pd.DataFrame:
@@ -49,7 +80,8 @@ def write_bench(rounds: int, only: list[str], folder: Path) -> None:
     Args:
         rounds: number of timed steps per optimizer.
         only: names from step_cost.OPTIMIZERS; all of them if empty.
-        folder: the folder for step.csv, step.md, rounding.csv, rounding.md and provenance.json.
+        folder: the folder for provenance.json, and for a CSV file and a Markdown file of each
+            table: step, small_models and rounding.
 
     Raises:
         ConfigError: a value is not accepted.
@@ -63,6 +95,7 @@ def write_bench(rounds: int, only: list[str], folder: Path) -> None:
     make_folder(folder)
     names = [name for name in OPTIMIZERS if name in {RELATIVE_TO, *(only or OPTIMIZERS)}]
     write_table(rounding_example(), folder / "rounding")
+    write_table(small_models(), folder / "small_models")
     write_table(measure(gpt2_shapes(), names, rounds), folder / "step")
     command = ["python", "-m", "experiments", "bench", "--rounds", str(rounds)]
     command += [*(["--only", *only] if only else []), "--out", str(folder)]

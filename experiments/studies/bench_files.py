@@ -40,7 +40,7 @@ def write_table(table: pd.DataFrame, target: Path) -> None:
     shown = table.astype(object).where(table.notna(), None)  # to_markdown prints NaN, not None
     is_missing = table.iloc[:, 1:].isna().all(axis=1)
     shown[table.columns[0]] += is_missing.map({True: " (not available)", False: ""})
-    text = shown.to_markdown(index=False, floatfmt=".3f", missingval="")
+    text = shown.to_markdown(index=False, floatfmt=".3f", intfmt=",", missingval="")
     with atomic(target.with_suffix(".md")) as path:
         path.write_text(text + "\n", encoding="utf-8")
     print(text, end="\n\n")

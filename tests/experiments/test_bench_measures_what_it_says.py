@@ -78,10 +78,18 @@ def test_small_steps_reach_bf16_weights_only_with_stochastic_rounding():
 
 def test_the_tables_are_written_with_their_source(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench, "gpt2_shapes", lambda: SHAPES)
+    monkeypatch.setattr(bench, "SMALL_ROUNDS", 2)
     names = ["SignSGD", "AdamW 8-bit, torchao"]
     main(["bench", "--rounds", "1", "--only", *names, "--out", str(tmp_path)])
     written = pd.read_csv(tmp_path / "step.csv")
     assert list(written.optimizer) == [step_cost.RELATIVE_TO, *names]
+    small = pd.read_csv(tmp_path / "small_models.csv").set_index("step")
+    # 4 layers of 6 matrices and 2 norms, two embeddings and a norm.
+    assert set(small.tensors) == {4 * 8 + 3}
+    assert small.loc["gpt2-nano: AdamW, fused", "ratio"] == 1
+    assert small.loc["gpt2-nano: AdamW, fused", "parameters"] == (
+        (4096 + 256) * 128 + 4 * (12 * 128**2 + 2 * 128) + 128
+    )
     text = (tmp_path / "step.md").read_text()
     assert text in capsys.readouterr().out
     assert "AdamW 8-bit, torchao (not available) |" in text
