@@ -107,7 +107,7 @@ reference:
 	rm -rf "$$to"; mv "$$to.new" "$$to"
 
 rejudge: venv
-	$(SNAKEMAKE) results/memory.csv results/convergence_fits.csv results/step_cost.csv results/peak_memory.csv
+	$(SNAKEMAKE) -- results/memory.csv results/convergence_fits.csv results/step_cost.csv results/peak_memory.csv
 	$(IN_VENV) python -m analysis rejudge "results/reference/$$PROFILE/runs.csv"
 
 lint: venv

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from snakemake.cli import get_argument_parser
 
 ROOT = Path(__file__).parent.parent
 ODD = "a b'c$d#e&f(g)é"
@@ -77,6 +78,16 @@ def test_a_profile_reaches_snakemake_as_it_was_typed(checkout, target, profile):
     assert code == 0, output
     command = ["-m", "snakemake", "--profile", "profiles/default", "--config", f"profile={profile}"]
     assert [call[:6] for call in checkout.ran() if call[1] == "snakemake"] == [command]
+
+
+def test_rejudging_asks_snakemake_for_the_studies(checkout):
+    code, output = checkout.make("rejudge", "PROFILE=smoke")
+    assert code == 0, output
+    snakemake, rejudge = checkout.ran()[-2:]
+    options = get_argument_parser().parse_args(snakemake[2:])
+    assert options.config == ["profile=smoke"]
+    assert {Path(target).suffix for target in options.targets} == {".csv"}
+    assert rejudge == ["-m", "analysis", "rejudge", "results/reference/smoke/runs.csv"]
 
 
 def test_a_cluster_is_planned_with_what_its_jobs_ask_for(checkout):
