@@ -15,6 +15,8 @@ from powerstep.kernels.cache import cached
 from powerstep.kernels.formula import Counts, Formulas, Kernel, Tensors, Variant, chunks
 from powerstep.kernels.triton_source import chunk_size, triton_source
 
+# Options of Triton. Fused multiply-adds would round otherwise than torch's operations.
+OPTIONS = {"num_warps": 8, "enable_fp_fusion": False}
 _ALIGNMENT = 16  # bytes; allocators align to more, but a view may begin anywhere
 
 
@@ -54,8 +56,7 @@ class TritonKernel(Kernel):
                 formulas[counts[0]].exponent,
                 int(torch.randint(2**31, ())) if self._variant.stochastic else 0,
                 ALIGNED=not any(x % _ALIGNMENT for row in (numels, *addresses) for x in row),
-                num_warps=8,
-                enable_fp_fusion=False,  # a fused multiply-add would round otherwise than torch
+                **OPTIONS,
             )
 
     def _numbers(self, counts: Counts, formulas: Formulas, device: torch.device) -> Tensor:

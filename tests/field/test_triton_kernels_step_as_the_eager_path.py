@@ -55,6 +55,17 @@ def test_every_kind_of_exponent_agrees(beta):
     assert_kernels_agree(beta=beta)
 
 
+def test_powers_of_subnormal_numbers_agree():
+    grads = torch.tensor([1e-38, -1e-40, 1.4e-45, 0.0, -0.0, 1.2e-38])
+    moved = []
+    for compiled in (False, True):
+        param = torch.nn.Parameter(torch.zeros(6))
+        param.grad = grads.clone()
+        PowerStep([param], lr=1.0, compiled=compiled).step()
+        moved.append(param.detach())
+    torch.testing.assert_close(*moved, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("name", BASELINES)
 def test_baselines_agree(name):
     cls, arguments = BASELINES[name]
@@ -66,33 +77,40 @@ import sys, torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from powerstep.kernels.formula import Variant
-from powerstep.kernels.triton_kernel import _imported
+from powerstep.kernels.triton_kernel import OPTIONS, _imported
 from powerstep.kernels.triton_source import triton_source
 precision, block_size = sys.argv[1], int(sys.argv[2])
 text = "momentum = gamma * momentum + grad\\ntheta = theta - lr * signed_power(momentum)"
 dtype = torch.bfloat16
-variant = Variant(
-    text, ("lr", "gamma"), "power", ("momentum",), precision, block_size, dtype, dtype, False, True
-)
-types = {name: "*i64" for name in ("first", "parameter", "numels", "addresses")}
-types |= {"numbers": "*fp32", "exponent": "fp32", "seed": "i32", "ALIGNED": "constexpr"}
-source = ASTSource(_imported(triton_source(variant)).step, types, constexprs={"ALIGNED": True})
-made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8})
-print("st.global.v4" in made.asm["ptx"], len(made.asm["cubin"]) > 0)
+
+def assembly(power, stochastic):
+    variant = Variant(
+        text, ("lr", "gamma"), power, ("momentum",), precision, block_size, dtype, dtype, False,
+        stochastic,
+    )
+    types = {name: "*i64" for name in ("first", "parameter", "numels", "addresses")}
+    types |= {"numbers": "*fp32", "exponent": "fp32", "seed": "i32", "ALIGNED": "constexpr"}
+    source = ASTSource(_imported(triton_source(variant)).step, types, constexprs={"ALIGNED": True})
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=OPTIONS).asm
+
+made = assembly("power", stochastic=True)
+print("st.global.v4" in made["ptx"], len(made["cubin"]) > 0)
+# The power itself may have fused multiply-adds.
+print("fma." not in assembly("sign", stochastic=False)["ptx"])
 """
 
 
 @pytest.mark.parametrize(
     ("precision", "block_size"), [("fp32", 0), ("bf16", 0), ("int8", 128), ("int4", 64)]
 )
-def test_kernels_compile_for_an_h100_and_move_16_bytes_at_once(precision, block_size):
+def test_kernels_compile_for_an_h100_move_16_bytes_at_once_and_fuse_nothing(precision, block_size):
     done = subprocess.run(
         [sys.executable, "-c", _COMPILE, precision, str(block_size)],
         env={name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"},
         capture_output=True,
         text=True,
     )
-    assert done.stdout.split() == ["True", "True"], done.stderr
+    assert done.stdout.split() == ["True", "True", "True"], done.stderr
 
 
 def test_stochastic_rounding_has_the_right_expectation():

@@ -46,6 +46,16 @@ def test_the_momentum_is_the_same_bit_for_bit(precision):
         assert all(torch.equal(ours[name], theirs[name]) for name in ours | theirs)
 
 
+def test_powers_of_subnormal_numbers_agree():
+    moved = []
+    for compiled in (False, True):
+        param = torch.nn.Parameter(torch.zeros(6, device="cuda"))
+        param.grad = torch.tensor([1e-38, -1e-40, 1.4e-45, 0.0, -0.0, 1.2e-38], device="cuda")
+        PowerStep([param], lr=1.0, compiled=compiled).step()
+        moved.append(param.detach())
+    torch.testing.assert_close(*moved, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("name", BASELINES)
 def test_baselines_agree(name):
     cls, arguments = BASELINES[name]
