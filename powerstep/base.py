@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from powerstep.dtensors import is_dtensor, local, local_grad
+from powerstep.dtensors import local, local_grad
 from powerstep.kernels.formula import Formula
 from powerstep.kernels.step import Kind, kernel_for, kind_of
 from powerstep.loading import check_state, converted, matches
@@ -128,11 +128,9 @@ class ElementwiseOptimizer(ValidatedOptimizer):
         names = [name + part.suffix for name in self.buffers for part in parts]
         batches: dict[Kind, list[tuple[Tensor, list[Tensor]]]] = {}
         for param in params:
-            state = self.state[param]
-            tensors = [param, param.grad, *[state[name] for name in names]]
-            if is_dtensor(param):
-                tensors = [local(param), local_grad(param), *map(local, tensors[2:])]
-            batches.setdefault(kind_of(*tensors[:2]), []).append((param, tensors))
+            state, own, grad = self.state[param], local(param), local_grad(param)
+            tensors = [own, grad, *[local(state[name]) for name in names]]
+            batches.setdefault(kind_of(own, grad), []).append((param, tensors))
         others: list[Tensor] = []
         formula = self._formula(group, 1)
         for alike, batch in batches.items():

@@ -32,13 +32,12 @@ def local_grad(param: Tensor) -> Tensor:
 
 
 def shard_counts(param: Tensor) -> list[int]:
-    """Return the number of shards along each dimension; all 1 for a tensor that is no DTensor."""
+    """Return the number of shards of a DTensor along each dimension."""
     counts = [1] * param.ndim
-    if is_dtensor(param):
-        for size, placement in zip(param.device_mesh.shape, param.placements, strict=True):
-            dim = getattr(placement, "dim", None)  # _StridedShard has one, but is_shard() is False
-            if dim is not None:
-                counts[dim] *= size
+    for size, placement in zip(param.device_mesh.shape, param.placements, strict=True):
+        dim = getattr(placement, "dim", None)  # _StridedShard has one, but is_shard() is False
+        if dim is not None:
+            counts[dim] *= size
     return counts
 
 

@@ -147,10 +147,7 @@ def part_shapes(param: Tensor, part: Part) -> tuple[tuple[int, ...], tuple[int, 
         return shape, shape
     counts = shard_counts(param)
     if param.ndim and param.shape[-1] % (part.span * counts[-1]) == 0:
-        own, whole = (
-            (*shape[:-1], shape[-1] // part.span) for shape in (local(param).shape, param.shape)
-        )
-        return own, whole
+        return _part_shape(local(param).shape, part.span), _part_shape(param.shape, part.span)
     largest_shard = math.prod(
         math.ceil(size / count) for size, count in zip(param.shape, counts, strict=True)
     )
@@ -168,7 +165,7 @@ def part_shapes(param: Tensor, part: Part) -> tuple[tuple[int, ...], tuple[int, 
 
 @functools.cache  # every step asks for the shapes of all parts
 def _part_shape(shape: torch.Size, span: int) -> tuple[int, ...]:
-    """Return the shape of a part for a tensor that is not sharded."""
+    """Return the shape of a part for a tensor that is not sharded, or for one of equal shards."""
     if shape and shape[-1] % span == 0:
         return *shape[:-1], shape[-1] // span
     return (math.ceil(shape.numel() / span),)

@@ -14,8 +14,10 @@ def deterministic() -> Iterator[None]:
     that mode the attention on a GPU takes a non-deterministic algorithm although it has another:
     https://github.com/pytorch/pytorch/blob/main/aten/src/ATen/native/transformers/cuda/attention_backward.cu
     """
+    is_enabled = torch.are_deterministic_algorithms_enabled()
+    only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.use_deterministic_algorithms(is_enabled, warn_only=only_warns)

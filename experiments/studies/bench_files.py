@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -47,8 +48,8 @@ def write_table(table: pd.DataFrame, target: Path) -> None:
 
 
 def _driver() -> str | None:
-    """Return the version of the GPU's driver; None without a GPU."""
-    if not torch.cuda.is_available():
+    """Return the version of the GPU's driver; None if there is none, or no nvidia-smi."""
+    if not (torch.cuda.is_available() and shutil.which(_DRIVER[0])):
         return None
     return subprocess.run(_DRIVER, capture_output=True, encoding="utf-8").stdout.split("\n")[0]
 

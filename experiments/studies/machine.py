@@ -20,18 +20,27 @@ def accelerator_or_cpu() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has finished its work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def seconds(step: Callable[[], Any], device: torch.device, times: int = 1) -> float:
+    """Return the time of a call in seconds, until the device has finished its work.
+
+    Args:
+        step: the call.
+        device: the device that it works on.
+        times: number of calls in a row; the result is their mean.
+    """
+    _synchronize(device)
+    start = time.perf_counter()
+    for _ in range(times):
+        step()
+    _synchronize(device)
+    return (time.perf_counter() - start) / times
 
 
-def seconds(step: Callable[[], Any], device: torch.device) -> float:
-    """Return the time that a call takes in seconds, until the device has finished its work."""
-    synchronize(device)
+def call_seconds(step: Callable[[], Any], device: torch.device) -> float:
+    """Return the time in seconds until a call returns; the device may work on."""
+    _synchronize(device)
     start = time.perf_counter()
     step()
-    synchronize(device)
     return time.perf_counter() - start
 
 
@@ -78,3 +87,8 @@ def peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return peak_resident_bytes()
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -8,7 +8,6 @@ relative to its step in the same round.
 import ctypes
 import gc
 import statistics
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -21,7 +20,7 @@ from experiments.memory import peak_resident_bytes, reset_peak, resident_bytes
 from experiments.optimizers.import_class import import_object
 from experiments.optimizers.state_bytes import state_bytes
 from experiments.plan.reading import load_profile
-from experiments.studies.machine import accelerator_or_cpu, copy_speed, seconds, synchronize
+from experiments.studies.machine import accelerator_or_cpu, call_seconds, copy_speed, seconds
 
 RELATIVE_TO = "AdamW, fused"  # the reference of all ratios
 GROUP_SIZE = 4  # optimizers in memory at once, besides the reference
@@ -155,16 +154,8 @@ def time_rounds(optimizers: dict[str, Any], rounds: int, device: torch.device) -
     for number in range(rounds):
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
-            times[name].append(seconds(_repeated(optimizers[name].step, steps), device) / steps)
+            times[name].append(seconds(optimizers[name].step, device, steps))
     return pd.DataFrame(times)
-
-
-def _repeated(step: Callable[[], Any], times: int) -> Callable[[], None]:
-    def steps() -> None:
-        for _ in range(times):
-            step()
-
-    return steps
 
 
 def measure(shapes: Shapes, names: list[str], rounds: int) -> pd.DataFrame:
@@ -177,14 +168,13 @@ def measure(shapes: Shapes, names: list[str], rounds: int) -> pd.DataFrame:
 
     Returns:
         One row per optimizer: step_ms, the median time of a step; ratio, ratio_low and ratio_high,
-        the median and quartiles of its ratio to the reference; call_ms, the median time until the
-        call of a step returns, while a GPU may still work; first_step_s, the time of the first
-        step, which may compile; state_bytes_per_param; peak_extra_mb, the extra memory at the peak
+        the median and quartiles of its ratio to the reference; call_ms, on a GPU only, the median
+        time until the call of a step returns; first_step_s, the time of the first step, which may
+        compile; state_bytes_per_param; peak_extra_mb, the extra memory at the peak
         of a step in MB (1e6 bytes), and peak_extra_in_largest, the same in units of the largest
         parameter's size; copy_speed_share, the speed at which a step moves the bytes that it must
         (reading parameter, gradient and state, and writing parameter and state), relative to the
-        speed of copying a tensor. NaN if the optimizer is not installed, or
-        not for this device.
+        speed of copying a tensor. NaN if the optimizer is not installed, or not for this device.
     """
     device = accelerator_or_cpu()
     params, fastest = make_params(shapes, device), copy_speed(device)
@@ -212,9 +202,13 @@ def _measure_group(params: Params, names: list[str], rounds: int) -> dict[str, d
             continue
         first, *_ = [seconds(optimizer.step, device) for _ in range(WARM_UP)]
         extra = _peak_extra_bytes(optimizer.step, device)
+        call_ms = float("nan")
+        if device.type == "cuda":
+            calls = [call_seconds(optimizer.step, device) for _ in range(CALLS)]
+            call_ms = 1e3 * statistics.median(calls)
         optimizers[name] = optimizer
         rows[name] = {
-            "call_ms": 1e3 * _median_call_seconds(optimizer.step, device),
+            "call_ms": call_ms,
             "first_step_s": first,
             "state_bytes_per_param": state_bytes(optimizer) / count,
             "peak_extra_mb": extra / 1e6,
@@ -232,16 +226,6 @@ def _measure_group(params: Params, names: list[str], rounds: int) -> dict[str, d
     del optimizers
     gc.collect()
     return rows
-
-
-def _median_call_seconds(step: Callable[[], Any], device: torch.device) -> float:
-    def call() -> float:
-        synchronize(device)
-        start = time.perf_counter()
-        step()
-        return time.perf_counter() - start
-
-    return statistics.median(call() for _ in range(CALLS))
 
 
 def _peak_extra_bytes(step: Callable[[], Any], device: torch.device) -> float:

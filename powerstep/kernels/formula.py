@@ -1,4 +1,4 @@
-"""An optimizer's update as text, and the variant of it that a kernel is generated for."""
+"""An optimizer's update as text, the variant that a kernel is generated for, and kernels' base."""
 
 import functools
 from abc import ABC, abstractmethod

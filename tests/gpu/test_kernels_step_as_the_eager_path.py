@@ -5,7 +5,13 @@ import torch
 
 from powerstep import PowerStep
 from powerstep.baselines import AdamS, NaiveAdamWInt8, PbSGDM, SignSGD, Stacey
-from tests.powerstep.test_paths_agree import BASELINES, SHAPES, assert_agree, train
+from tests.powerstep.test_paths_agree import (
+    BASELINES,
+    SHAPES,
+    assert_agree,
+    assert_powers_of_subnormal_numbers_agree,
+    train,
+)
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
 PRECISIONS = ["fp32", "bf16", "int8", "int4"]
@@ -47,13 +53,7 @@ def test_the_momentum_is_the_same_bit_for_bit(precision):
 
 
 def test_powers_of_subnormal_numbers_agree():
-    moved = []
-    for compiled in (False, True):
-        param = torch.nn.Parameter(torch.zeros(6, device="cuda"))
-        param.grad = torch.tensor([1e-38, -1e-40, 1.4e-45, 0.0, -0.0, 1.2e-38], device="cuda")
-        PowerStep([param], lr=1.0, compiled=compiled).step()
-        moved.append(param.detach())
-    torch.testing.assert_close(*moved, rtol=1e-5, atol=0)
+    assert_powers_of_subnormal_numbers_agree("cuda")
 
 
 @pytest.mark.parametrize("name", BASELINES)

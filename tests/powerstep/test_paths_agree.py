@@ -79,6 +79,16 @@ def assert_kernels_agree(shapes=SHAPES, dtype=torch.float32, atol=0.0, **argumen
     assert_agree(eager, kernel, dtype, atol)
 
 
+def assert_powers_of_subnormal_numbers_agree(device):
+    moved = []
+    for compiled in (False, True):
+        param = torch.nn.Parameter(torch.zeros(6, device=device))
+        param.grad = torch.tensor([1e-38, -1e-40, 1.4e-45, 0.0, -0.0, 1.2e-38], device=device)
+        PowerStep([param], lr=1.0, compiled=compiled).step()
+        moved.append(param.detach())
+    torch.testing.assert_close(*moved, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_foreach_is_the_single_path_bit_for_bit(dtype, precision):
@@ -100,6 +110,10 @@ def test_kernels_agree_with_the_eager_path(dtype, precision):
 @pytest.mark.parametrize("maximize", [False, True])
 def test_kernels_agree_for_every_kind_of_exponent(beta, maximize):
     assert_kernels_agree(beta=beta, maximize=maximize)
+
+
+def test_powers_of_subnormal_numbers_agree():
+    assert_powers_of_subnormal_numbers_agree("cpu")
 
 
 BASELINES = {
