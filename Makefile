@@ -16,6 +16,8 @@
 #   make bench-analysis            measure the analysis of 500 runs
 #   make false-positives           measure how often each rule of the verdicts decides wrongly
 #   make reference                 copy a profile's results to results/reference/; makes no .venv
+#   make bundles                   write a profile's finished runs to results/reference/, as small files
+#   make restore                   restore the runs of a profile from there, so that they do not train
 #   make rejudge                   judge the claims in results/reference/ again, without training
 #   make venv                      make .venv, or .venv-field with EXTRA=field
 #   make lock                      write requirements.lock from pyproject.toml; makes no .venv
@@ -39,7 +41,7 @@ VENV = .venv$(EXTRA:%=-%)
 IN_VENV = PATH="$$PWD/$(VENV)/bin:$$PATH"
 SNAKEMAKE = $(IN_VENV) python -m snakemake --profile "profiles/$$LAUNCHER" --config "profile=$$PROFILE"
 
-.PHONY: venv reproduce plan status test test-here test-slurm test-gpu test-field kill-test check bench bench-train bench-sharding bench-analysis false-positives reference rejudge lint lock clean
+.PHONY: venv reproduce plan status test test-here test-slurm test-gpu test-field kill-test check bench bench-train bench-sharding bench-analysis false-positives reference bundles restore rejudge lint lock clean
 .DELETE_ON_ERROR:
 
 venv:
@@ -104,7 +106,21 @@ reference:
 	rm -rf "$$to.new"; mkdir -p "$$to.new"; \
 	cp -r "$$from/claims.csv" "$$from/claims.md" "$$from/runs.csv" "$$from/tables" "$$from/figures" "$$to.new"; \
 	cp "$$(ls -t "$$from"/plans/*.yaml | head -n 1)" "$$to.new/settings.yaml"; \
+	[ ! -e "$$to/bundles" ] || mv "$$to/bundles" "$$to.new"; \
 	rm -rf "$$to"; mv "$$to.new" "$$to"
+
+# FROM is the folder of the bundles; others' bundles may be anywhere.
+FROM ?=
+override FROM := $(value FROM)
+export FROM
+
+bundles: venv
+	@name=$$(basename -- "$$PROFILE"); $(IN_VENV) python -m experiments bundles \
+		--profile "$$PROFILE" --folder "results/reference/$${name%.*}/bundles"
+
+restore: venv
+	@name=$$(basename -- "$$PROFILE"); $(IN_VENV) python -m experiments restore \
+		"$${FROM:-results/reference/$${name%.*}/bundles}"
 
 rejudge: venv
 	$(SNAKEMAKE) -- results/memory.csv results/convergence_fits.csv results/step_cost.csv results/peak_memory.csv

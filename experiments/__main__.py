@@ -7,8 +7,10 @@ import argparse
 import csv
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from experiments.corpus.settings import Corpus
 from experiments.files import atomic
@@ -19,80 +21,72 @@ from experiments.plan.spec import PlanRow, RunSpec
 from experiments.runs.folder import ResultsFolder, RunFolder
 from experiments.settings import ConfigError
 
+_PROFILE = "name or path of a profile"
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; report a ConfigError in one sentence, with exit code 2."""
     parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
     commands = parser.add_subparsers(required=True)
 
-    command = commands.add_parser("corpus", help="tokenise a dataset")
-    command.add_argument("--spec", required=True, help="the corpus as JSON")
-    command.add_argument("--folder", type=Path, required=True, help="the corpus's folder")
-    command.set_defaults(run=run_corpus)
+    def add(name: str, run: Callable[[argparse.Namespace], None], purpose: str) -> Any:
+        command = commands.add_parser(name, help=purpose)
+        command.set_defaults(run=run)
+        return command.add_argument
 
-    command = commands.add_parser("plan", help="check a profile against its corpora; list its runs")
-    command.add_argument("--profile", required=True, help="name or path of the profile")
-    command.add_argument("--corpora", type=Path, required=True, help="folder of the corpora")
-    command.add_argument("--output", type=Path, required=True, help="CSV file for the list of runs")
-    command.add_argument(
-        "--settings", type=Path, required=True, help="YAML file for their settings"
-    )
-    command.set_defaults(run=run_plan)
+    option = add("corpus", run_corpus, "tokenise a dataset")
+    option("--spec", required=True, help="the corpus as JSON")
+    option("--folder", type=Path, required=True, help="the corpus's folder")
 
-    command = commands.add_parser("train", help="train one run, or resume it")
-    _add_run(command)
-    command.set_defaults(run=run_train)
+    option = add("plan", run_plan, "check a profile against its corpora; list its runs")
+    option("--profile", required=True, help=_PROFILE)
+    option("--corpora", type=Path, required=True, help="folder of the corpora")
+    option("--output", type=Path, required=True, help="CSV file for the list of runs")
+    option("--settings", type=Path, required=True, help="YAML file for their settings")
 
-    command = commands.add_parser("launch", help="launch one run, here or in a SLURM job")
-    _add_run(command)
-    command.add_argument(
-        "--job", default="null", help="settings of a SLURM job, as JSON; null to train here"
-    )
-    command.set_defaults(run=run_launch)
+    _add_run(add("train", run_train, "train one run, or resume it"))
 
-    command = commands.add_parser("fork-server", help="train runs in forks of one process")
-    command.add_argument("folder", type=Path, help="folder of its socket")
-    command.set_defaults(run=run_fork_server)
+    option = add("launch", run_launch, "launch one run, here or in a SLURM job")
+    _add_run(option)
+    option("--job", default="null", help="settings of a SLURM job, as JSON; null to train here")
 
-    command = commands.add_parser("warm", help="run a command in such a fork")
-    command.add_argument("--modules", nargs="*", default=[], help="modules to import before")
-    command.add_argument("--package", required=True, help="package of the command")
-    command.add_argument("arguments", nargs="+", help="arguments of the command")
-    command.set_defaults(run=run_warm)
+    option = add("fork-server", run_fork_server, "train runs in forks of one process")
+    option("folder", type=Path, help="folder of its socket")
 
-    command = commands.add_parser("jobs", help="show the SLURM jobs of unfinished runs")
-    command.add_argument("--profile", default="laptop", help="name or path of the profile")
-    command.add_argument("--cluster", type=Path, required=True, help="YAML with the key slurm")
-    command.set_defaults(run=run_jobs)
+    option = add("warm", run_warm, "run a command in such a fork")
+    option("--modules", nargs="*", default=[], help="modules to import before")
+    option("--package", required=True, help="package of the command")
+    option("arguments", nargs="+", help="arguments of the command")
 
-    command = commands.add_parser("status", help="show the status of every run")
-    command.add_argument("--profile", default="laptop", help="name or path of the profile")
-    command.set_defaults(run=run_status)
+    option = add("jobs", run_jobs, "show the SLURM jobs of unfinished runs")
+    option("--profile", default="laptop", help=_PROFILE)
+    option("--cluster", type=Path, required=True, help="YAML with the key slurm")
+
+    option = add("status", run_status, "show the status of every run")
+    option("--profile", default="laptop", help=_PROFILE)
+
+    option = add("bundles", run_bundles, "write the finished runs as bundles")
+    option("--profile", default="laptop", help=_PROFILE)
+    option("--folder", type=Path, required=True, help="folder for the bundles")
+
+    option = add("restore", run_restore, "restore the runs of bundles")
+    option("folder", type=Path, help="folder of the bundles")
 
     for name, (run, purpose) in _STUDIES.items():
-        command = commands.add_parser(name, help=purpose)
-        command.add_argument("--output", type=Path, required=True, help="CSV file to write")
-        command.set_defaults(run=run)
+        add(name, run, purpose)("--output", type=Path, required=True, help="CSV file to write")
 
-    command = commands.add_parser("check", help="check how optimizers behave")
-    command.add_argument("--profile", default="laptop", help="name or path of a profile")
-    command.add_argument(
-        "--optimizer", nargs="+", default=[], metavar="NAME", help="entries; by default all"
-    )
-    command.set_defaults(run=run_check)
+    option = add("check", run_check, "check how optimizers behave")
+    option("--profile", default="laptop", help=_PROFILE)
+    option("--optimizer", nargs="+", default=[], metavar="NAME", help="entries; by default all")
 
-    command = commands.add_parser("bench", help="measure the time and memory of optimizer steps")
-    command.add_argument("--rounds", type=int, default=15, help="timed steps per optimizer")
-    command.add_argument(
-        "--only", nargs="+", default=[], metavar="NAME", help="optimizers to measure"
-    )
-    command.add_argument("--out", type=Path, default=Path("results/bench"), help="output folder")
-    command.set_defaults(run=run_bench)
+    option = add("bench", run_bench, "measure the time and memory of optimizer steps")
+    option("--rounds", type=int, default=15, help="timed steps per optimizer")
+    option("--only", nargs="+", default=[], metavar="NAME", help="optimizers to measure")
+    option("--out", type=Path, default=Path("results/bench"), help="output folder")
 
-    command = commands.add_parser("bench-train", help="measure the speed of training")
-    command.add_argument("--rounds", type=int, default=5, help="measured runs of each side")
-    command.add_argument("--out", type=Path, default=Path("results/bench"), help="output folder")
-    command.set_defaults(run=run_bench_train)
+    option = add("bench-train", run_bench_train, "measure the speed of training")
+    option("--rounds", type=int, default=5, help="measured runs of each side")
+    option("--out", type=Path, default=Path("results/bench"), help="output folder")
 
     options = parser.parse_args(arguments)
     sys.stdout.reconfigure(errors="backslashreplace")  # the locale may lack characters
@@ -104,15 +98,13 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
 
 
-def _add_run(command: argparse.ArgumentParser) -> None:
+def _add_run(option: Callable[..., Any]) -> None:
     """Add the options of a run: its spec, its folders, its threads and its logs."""
-    command.add_argument("--spec", required=True, help="the run as JSON")
-    command.add_argument("--corpus", type=Path, required=True, help="folder of the corpus")
-    command.add_argument("--folder", type=Path, required=True, help="folder for the run's files")
-    command.add_argument("--threads", type=int, default=1, help="processor threads on this machine")
-    command.add_argument(
-        "--tensorboard", type=int, choices=(0, 1), default=0, help="1 to write TensorBoard logs"
-    )
+    option("--spec", required=True, help="the run as JSON")
+    option("--corpus", type=Path, required=True, help="folder of the corpus")
+    option("--folder", type=Path, required=True, help="folder for the run's files")
+    option("--threads", type=int, default=1, help="processor threads on this machine")
+    option("--tensorboard", type=int, choices=(0, 1), default=0, help="1 to write TensorBoard logs")
 
 
 def run_corpus(options: argparse.Namespace) -> None:
@@ -217,6 +209,22 @@ def run_status(options: argparse.Namespace) -> None:
     with lines_named(options.profile):
         planned = plan(load_profile(options.profile))
     print(status(planned, ResultsFolder()))
+
+
+def run_bundles(options: argparse.Namespace) -> None:
+    """Write a bundle of each finished run of a profile."""
+    from experiments.bundles.folder import write_bundles
+
+    with lines_named(options.profile):
+        planned = plan(load_profile(options.profile))
+    print(write_bundles((run.spec for run in planned), ResultsFolder(), options.folder))
+
+
+def run_restore(options: argparse.Namespace) -> None:
+    """Restore the runs of the bundles in a folder."""
+    from experiments.bundles.folder import restore_bundles
+
+    print(restore_bundles(options.folder, ResultsFolder()))
 
 
 def run_memory(options: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from experiments.files import atomic, is_locked, is_whole_parquet, set_aside
 from experiments.runs.effective_steps import FILES
 from experiments.runs.history import History
-from experiments.runs.metrics import METRICS_FILE, MetricsLog
+from experiments.runs.metrics import METRICS_FILE, MetricsLog, write_parquet
 from experiments.runs.summary import (
     ENDED,
     SUMMARY_FILE,
@@ -64,7 +64,7 @@ class TrainingFolder:
 
     def write_result(self, summary: Summary, metrics: MetricsLog) -> None:
         """Write the result of a run that completed or diverged."""
-        metrics.write_parquet(self.path / METRICS_FILE)
+        write_parquet(self.path / METRICS_FILE, metrics.rows)
         write_summary(self.path, summary)
 
 

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from experiments.files import append_line, atomic, read_lines
+from experiments.files import FileError, append_line, atomic, read_lines
 
 METRICS_FILE = "metrics.parquet"
 Row = dict[str, float]  # the metrics of a logged step, by the names of COLUMNS
@@ -47,21 +47,36 @@ class MetricsLog:
         self.rows.append(row)
         append_line(self._path, row)
 
-    def write_parquet(self, path: Path) -> None:
-        """Write all rows, in the columns and dtypes of COLUMNS; a missing number becomes NaN.
 
-        Raises:
-            FileError: the file cannot be written.
-        """
-        import pyarrow as pa  # half a second that `make status` does without
-        from pyarrow import parquet
+def write_parquet(path: Path, rows: list[Row]) -> None:
+    """Write rows in the columns and dtypes of COLUMNS; a missing number becomes NaN.
 
-        columns = {
-            name: pa.array([row.get(name, math.nan) for row in self.rows], dtype)
-            for name, dtype in COLUMNS.items()
-        }
-        with atomic(path) as temporary:
-            parquet.write_table(pa.table(columns), temporary)
+    Raises:
+        FileError: the file cannot be written.
+    """
+    import pyarrow as pa  # half a second that `make status` does without
+    from pyarrow import parquet
+
+    columns = {
+        name: pa.array([row.get(name, math.nan) for row in rows], dtype)
+        for name, dtype in COLUMNS.items()
+    }
+    with atomic(path) as temporary:
+        parquet.write_table(pa.table(columns), temporary)
+
+
+def read_parquet(path: Path) -> list[Row]:
+    """Return the rows that `write_parquet` wrote; a missing number is NaN.
+
+    Raises:
+        FileError: the file is missing or damaged.
+    """
+    from pyarrow import parquet
+
+    try:
+        return parquet.read_table(path).to_pylist()
+    except (OSError, ValueError) as error:  # base classes of pyarrow's errors
+        raise FileError(f"{path} cannot be read: {error}") from error
 
 
 def is_row(value: dict[str, Any]) -> bool:

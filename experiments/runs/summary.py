@@ -67,6 +67,7 @@ class Summary(Measurements, total=False):
     corpus: dict[str, Any]  # name, text_sha256, as_recorded
     provenance: dict[str, Any]  # experiments.runs.provenance
     launch: Launch
+    restored_from: str  # folder of the bundle that the run was restored from, if it was
     reason: str  # why the run failed, one line
     log: list[str]  # the last lines of a failed run's log
 

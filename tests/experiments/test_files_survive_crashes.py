@@ -19,7 +19,7 @@ from experiments.launch.status import status
 from experiments.runs.folder import ResultsFolder, RunFolder
 from experiments.runs.history import History
 from experiments.runs.logs import last_line
-from experiments.runs.metrics import COLUMNS, MetricsLog
+from experiments.runs.metrics import COLUMNS, MetricsLog, write_parquet
 from experiments.runs.summary import Failure, Status
 from experiments.settings import ConfigError
 from experiments.training.train import train
@@ -199,7 +199,7 @@ def test_a_damaged_line_of_the_metrics_loses_no_other(junk, tmp_path):
         file.write(junk)
     MetricsLog(log).append(ROW | {"step": 2, "val_loss": 4.0})
     read = MetricsLog(log)
-    read.write_parquet(tmp_path / "metrics.parquet")
+    write_parquet(tmp_path / "metrics.parquet", read.rows)
     frame = pd.read_parquet(tmp_path / "metrics.parquet")
     assert frame.dtypes.astype(str).to_dict() == COLUMNS
     assert frame["step"].tolist() == [1, 2]

@@ -1,0 +1,1 @@
+"""Bundles: finished runs as small files that travel, are verified, and are restored elsewhere."""
