@@ -32,8 +32,7 @@ with errors_exit():
     with WORKFLOW.lines_named():
         for paper in WORKFLOW.papers:
             load_claims(paper)
-        ROWS = [run.row() for run in WORKFLOW.plan]
-        FIGURES, TABLES = figures(ROWS), tables(ROWS)
+        FIGURES, TABLES = figures(WORKFLOW.rows), tables(WORKFLOW.rows)
 
 RESULTS = f"results/{WORKFLOW.name}"
 # The name is a hash of the content, so a rejected plan does not overwrite a valid one.
@@ -88,7 +87,7 @@ rule all:
     input:
         f"{RESULTS}/report.html",
         # Named here as well, so that a deleted result is made again even if the report exists.
-        results_of(WORKFLOW.runs),
+        results_of(WORKFLOW.rows),
 
 
 rule corpus:
@@ -140,11 +139,11 @@ rule train:
         here=0,  # a launcher does not count towards the limit in profiles/slurm/config.yaml
         # These are resources, because a changed param would train the run again. None needs that:
         # spec is part of the run's name, and the others do not change the result.
-        spec=lambda wildcards: WORKFLOW.runs[run_of(wildcards)].model_dump_json(ensure_ascii=True),
-        job=lambda wildcards: WORKFLOW.job_of(run_of(wildcards)),
+        spec=spec_of,
+        job=job_of,
         tensorboard=int(WORKFLOW.options.tensorboard),
     params:
-        corpus=lambda wildcards: WORKFLOW.corpus_of(run_of(wildcards)),
+        corpus=corpus_of,
         folder=lambda wildcards, output: Path(output.summary).parent,
         # A new failure changes the param, and so triggers a retry.
         failures=lambda wildcards: WORKFLOW.folder(run_of(wildcards)).failures,
@@ -156,6 +155,33 @@ rule train:
         " --spec {resources.spec:q} --corpus {params.corpus:q}"
         " --folder {params.folder:q} --threads {threads} --job {resources.job:q}"
         " --tensorboard {resources.tensorboard} > {log:q} 2>&1"
+
+
+rule extend:
+    input:
+        before_of,
+    output:
+        f"{RESULTS}/extensions/{{experiment}}/{{model}}/{{optimizer}}/{{run}}.json",
+    log:
+        f"{RESULTS}/logs/extensions/{{experiment}}/{{model}}/{{optimizer}}/{{run}}.log",
+    threads: WORKFLOW.threads
+    resources:
+        here=0,
+        spec=spec_of,
+        job=job_of,
+        tensorboard=int(WORKFLOW.options.tensorboard),
+    params:
+        corpus=corpus_of,
+        folder=lambda wildcards: WORKFLOW.folder(run_of(wildcards)).path,
+        name=run_of,
+    message:
+        "train {wildcards.model} with {wildcards.optimizer}, {wildcards.run}, if the best rate is outermost"
+    shell:
+        f"{KEEP_MEMORY} exec python -m experiments extend"
+        " --plan {PLAN_FILE:q} --experiment {wildcards.experiment:q} --run-name {params.name:q}"
+        " --spec {resources.spec:q} --corpus {params.corpus:q}"
+        " --folder {params.folder:q} --threads {threads} --job {resources.job:q}"
+        " --tensorboard {resources.tensorboard} --output {output:q} > {log:q} 2>&1"
 
 
 include: "experiments/studies/studies.smk"
@@ -200,7 +226,7 @@ rule table:
 rule claims:
     input:
         plan=PLAN_FILE,
-        runs=results_of(WORKFLOW.runs),
+        runs=results_of(WORKFLOW.rows),
         settings=SETTINGS_FILE,
         definitions=[definitions_of(paper) for paper in WORKFLOW.papers],
         studies=[

@@ -11,6 +11,7 @@ import pandas as pd
 from analysis.rows import Row
 from analysis.text import number
 from experiments.files import FileError, atomic
+from experiments.plan.following import needed_rows
 from experiments.plan.spec import PlanRow
 from experiments.runs.folder import ResultsFolder
 from experiments.runs.metrics import COLUMNS
@@ -54,7 +55,8 @@ class Results:
     def of(self, rows: Iterable[Row]) -> "Results":
         """Return the results of the runs that a figure or a table shows, in its order."""
         keys = pd.DataFrame(rows, columns=_KEYS)
-        runs = keys.merge(self.runs, on=_KEYS, how="left", validate="one_to_one")
+        # A run that might have followed, but was not needed, is not among the runs.
+        runs = keys.merge(self.runs, on=_KEYS, how="inner", validate="one_to_one")
         return Results(self.folder, runs, self.metrics[self.metrics["run"].isin(runs["run"])])
 
 
@@ -88,7 +90,7 @@ def read_plan(path: Path) -> list[Row]:
 
 
 def read_results(rows: Iterable[Row], folder: Path) -> Results:
-    """Read the results of planned runs.
+    """Read the results of planned runs, without those that might have followed.
 
     Args:
         rows: rows of the plan.
@@ -97,7 +99,9 @@ def read_results(rows: Iterable[Row], folder: Path) -> Results:
     Raises:
         FileError: the metrics of a run are damaged.
     """
-    plan = _with_columns(pd.DataFrame(rows), _PLAN)
+    finals = ResultsFolder(folder)
+    needed = needed_rows([*rows], lambda run: finals.run(run).final_loss)
+    plan = _with_columns(pd.DataFrame(needed), _PLAN)
     found = [_summary(folder, name) for name in plan["run"].unique()]
     summaries = _with_columns(pd.DataFrame([each for each in found if each]), _SUMMARY)
     runs = plan.merge(summaries, on="run", how="left", validate="many_to_one")

@@ -4,7 +4,8 @@ Each command imports its heavy dependencies itself, so that mistakes are reporte
 """
 
 import argparse
-import csv
+import importlib
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -15,13 +16,23 @@ from typing import Any
 from experiments.corpus.settings import Corpus
 from experiments.files import atomic
 from experiments.launch.gpus import own_gpu
+from experiments.plan.files import read_rates, write_plan, write_settings
+from experiments.plan.following import needed_rows
 from experiments.plan.grid import dump_used, plan
 from experiments.plan.reading import lines_named, load_profile
-from experiments.plan.spec import PlanRow, RunSpec
+from experiments.plan.spec import RunSpec
 from experiments.runs.folder import ResultsFolder, RunFolder
 from experiments.settings import ConfigError
 
+# Studies by the names of their commands: module of experiments.studies, function, and purpose.
+_STUDIES = {
+    "memory": (("state_memory", "write_memory"), "count the optimizer state of full-size models"),
+    "convergence": (("convergence", "write_convergence"), "measure convergence on a noisy problem"),
+    "step-cost": (("step_time", "write_step_cost"), "measure the time of a step per parameter"),
+    "peak-memory": (("peak_memory", "write_peak_memory"), "measure the peak memory of training"),
+}
 _PROFILE = "name or path of a profile"
+_JOB = "settings of a SLURM job, as JSON; null to train here"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -48,7 +59,15 @@ def main(arguments: list[str] | None = None) -> None:
 
     option = add("launch", run_launch, "launch one run, here or in a SLURM job")
     _add_run(option)
-    option("--job", default="null", help="settings of a SLURM job, as JSON; null to train here")
+    option("--job", default="null", help=_JOB)
+
+    option = add("extend", run_extend, "launch a run that may follow, if it is needed")
+    _add_run(option)
+    option("--job", default="null", help=_JOB)
+    option("--plan", type=Path, required=True, help="CSV file of the plan")
+    option("--experiment", required=True, help="the experiment that the run may extend")
+    option("--run-name", required=True, help="RunSpec.path of the run")
+    option("--output", type=Path, required=True, help="JSON file for the decision")
 
     option = add("fork-server", run_fork_server, "train runs in forks of one process")
     option("folder", type=Path, help="folder of its socket")
@@ -72,7 +91,8 @@ def main(arguments: list[str] | None = None) -> None:
     option = add("restore", run_restore, "restore the runs of bundles")
     option("folder", type=Path, help="folder of the bundles")
 
-    for name, (run, purpose) in _STUDIES.items():
+    for name, (study, purpose) in _STUDIES.items():
+        run = partial(run_study, *study)
         add(name, run, purpose)("--output", type=Path, required=True, help="CSV file to write")
 
     option = add("check", run_check, "check how optimizers behave")
@@ -125,15 +145,8 @@ def run_plan(options: argparse.Namespace) -> None:
         planned = plan(profile)
         check_runs(planned, options.corpora)
     rows = checked_rows(planned, options.corpora)
-    with atomic(options.settings) as path:
-        path.write_text(
-            f"# snakemake --config profile={options.profile}\n{dump_used(profile, planned)}",
-            encoding="utf-8",
-        )
-    with atomic(options.output) as path, path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=[*PlanRow.__annotations__])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_settings(options.profile, dump_used(profile, planned), options.settings)
+    write_plan(rows, options.output)
     print(f"{len({run.spec.path for run in planned})} runs are ready to train")
 
 
@@ -174,6 +187,18 @@ def run_launch(options: argparse.Namespace) -> None:
 
         train = partial(train_here, spec, options.corpus, run, options.threads, options.tensorboard)
     print(launch(run, train))
+
+
+def run_extend(options: argparse.Namespace) -> None:
+    """Launch a run that may follow if the best rate of its sweep is the outermost so far."""
+    rows = [row for row in read_rates(options.plan) if row["experiment"] == options.experiment]
+    needed = needed_rows(rows, lambda run: ResultsFolder().run(run).final_loss)
+    is_needed = any(row["run"] == options.run_name for row in needed)
+    print("needed" if is_needed else "not needed")
+    if is_needed and not RunFolder(options.folder).is_done:
+        run_launch(options)
+    with atomic(options.output) as path:
+        path.write_text(json.dumps({"needed": is_needed}) + "\n", encoding="utf-8")
 
 
 def run_fork_server(options: argparse.Namespace) -> None:
@@ -227,32 +252,10 @@ def run_restore(options: argparse.Namespace) -> None:
     print(restore_bundles(options.folder, ResultsFolder()))
 
 
-def run_memory(options: argparse.Namespace) -> None:
-    """Count the optimizer state of the paper's models."""
-    from experiments.studies.state_memory import write_memory
-
-    write_memory(options.output)
-
-
-def run_convergence(options: argparse.Namespace) -> None:
-    """Measure the rate and the floor of convergence on a noisy problem."""
-    from experiments.studies.convergence import write_convergence
-
-    write_convergence(options.output)
-
-
-def run_step_cost(options: argparse.Namespace) -> None:
-    """Measure the time of an optimizer step per parameter, and the machine's speed."""
-    from experiments.studies.step_time import write_step_cost
-
-    write_step_cost(options.output)
-
-
-def run_peak_memory(options: argparse.Namespace) -> None:
-    """Measure the peak memory of training GPT-2 124M with several optimizers."""
-    from experiments.studies.peak_memory import write_peak_memory
-
-    write_peak_memory(options.output)
+def run_study(module: str, function: str, options: argparse.Namespace) -> None:
+    """Write the CSV file of a study."""
+    study = importlib.import_module(f"experiments.studies.{module}")
+    getattr(study, function)(options.output)
 
 
 def run_check(options: argparse.Namespace) -> None:
@@ -281,13 +284,6 @@ def run_bench_train(options: argparse.Namespace) -> None:
 
     write_bench_train(options.rounds, options.out)
 
-
-_STUDIES = {
-    "memory": (run_memory, "count the optimizer state of full-size models"),
-    "convergence": (run_convergence, "measure convergence on a noisy problem"),
-    "step-cost": (run_step_cost, "measure the time of a step per parameter"),
-    "peak-memory": (run_peak_memory, "measure the peak memory of training"),
-}
 
 if __name__ == "__main__":
     main()

@@ -14,12 +14,13 @@ from typing import Any
 
 from snakemake.utils import update_config
 
-from experiments.files import check_folder, make_folder
+from experiments.files import check_folder, make_folder, read_object
 from experiments.launch.gpus import visible_gpus
 from experiments.launch.outdated import outdated_sentence
 from experiments.launch.slurm.jobs import check_cluster
 from experiments.launch.slurm.settings import parse_cluster
 from experiments.launch.warm import offer_warm_processes
+from experiments.plan.following import Row, before
 from experiments.plan.grid import plan
 from experiments.plan.options import Options
 from experiments.plan.reading import lines_named, load_profile
@@ -99,6 +100,7 @@ class Workflow:
                     self._jobs[spec.path] = job
         # A run that several experiments share appears once.
         self.runs = {run.spec.path: run.spec for run in self.plan}
+        self.rows = [run.row() for run in self.plan]
         self.corpora = {spec.corpus.path: spec.corpus for spec in self.runs.values()}
         self.digest = digest(self.plan)
         self._set_aside_damaged_results()
@@ -113,6 +115,14 @@ class Workflow:
     def folder(self, run: str) -> RunFolder:
         """Return the folder of a run."""
         return self._results.run(run)
+
+    def decision_file(self, experiment: str, run: str) -> Path:
+        """Return the file that says whether an experiment needs a run that may follow."""
+        return self._results.path / self.name / "extensions" / experiment / f"{run}.json"
+
+    def before(self, experiment: str, run: str) -> list[Row]:
+        """Return the rows by whose results a run that may follow is decided."""
+        return before(run, [row for row in self.rows if row["experiment"] == experiment])
 
     def corpus_of(self, run: str) -> str:
         """Return the folder of a run's corpus."""
@@ -153,6 +163,11 @@ class Workflow:
         """Rename damaged results: Snakemake makes them again, from training/ if that is whole."""
         for folder in ("corpora", "logs", self.name):
             check_folder(self._results.path / folder)
+        for row in self.rows:
+            decision = self.decision_file(row["experiment"], row["run"])
+            is_needed = row["extension"] and (read_object(decision) or {}).get("needed")
+            if is_needed and not self.folder(row["run"]).is_done:
+                decision.unlink()  # the run failed, or its result is lost: it is launched again
         for run in self.runs:
             check_folder(self.folder(run).path)
             for damaged in self.folder(run).set_aside_damaged():

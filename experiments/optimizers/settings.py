@@ -61,6 +61,20 @@ class GroupSettings(Settings):
         return self
 
 
+class BestRate(Settings):
+    """The best peak learning rate that was measured, and how it changes with the model's width."""
+
+    lr: float = Field(gt=0, description="best peak learning rate of a GPT-2 of this width")
+    width: int = Field(gt=0, description="width of that model")
+    exponent: float = Field(
+        default=0.0, description="the best rate grows with the width to this power"
+    )
+
+    def at(self, width: int) -> float:
+        """Return the best learning rate that is expected at a width."""
+        return self.lr * (width / self.width) ** self.exponent
+
+
 class OptimizerSettings(Settings):
     """An importable optimizer class and its arguments, apart from lr and weight_decay.
 
@@ -88,6 +102,10 @@ class OptimizerSettings(Settings):
     sharded: bool = Field(
         default=True,
         description="whether it can step on shards of tensors; if not, strategy fsdp becomes ddp",
+    )
+    best_lr: BestRate | None = Field(
+        default=None,
+        description="best peak learning rate that we measured; by default training.lr is taken",
     )
     extra: Literal["field", "field-gpu"] | None = Field(
         default=None, description="the extra of pyproject.toml that installs its library"

@@ -3,7 +3,7 @@
 This module does not import torch, because the Snakefile imports it at every start.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from itertools import product
 from typing import Any
@@ -13,11 +13,13 @@ import yaml
 from experiments.corpus.settings import Corpus
 from experiments.corpus.sources import fingerprint
 from experiments.models.settings import ModelSettings
-from experiments.optimizers.settings import optimizer_spec
+from experiments.optimizers.settings import OptimizerSettings, optimizer_spec
 from experiments.optimizers.source_code import source_sha256
-from experiments.plan.profile import Experiment, ModelTraining, Profile, TrainingSettings
+from experiments.plan.experiment import Experiment
+from experiments.plan.profile import ModelTraining, Profile, TrainingSettings
+from experiments.plan.rates import peak_rates
 from experiments.plan.spec import PlannedRun, RunSpec
-from experiments.plan.tuning import changed, learning_rates
+from experiments.plan.tuning import changed
 from experiments.settings import ConfigError, Keys, parse
 from experiments.yaml_loader import StrictDumper
 
@@ -94,11 +96,12 @@ def _expand(
     where = ("experiments", name)
     runs = []
     for model_name in experiment.models:
+        of_model = experiment.of_model(model_name)
         model = _look_up(profile.models, model_name, (*where, "models"))
         corpus, shared = corpus_of(_dataset(profile, model_name)), _training(profile, model_name)
         _check_fit(profile, model_name, model, corpus, shared)
         _check_layout(profile, model_name, model)
-        for optimizer_name in experiment.optimizers:
+        for optimizer_name in of_model.optimizers:
             entry = _look_up(profile.optimizers, optimizer_name, (*where, "optimizers"))
             changes = profile.by_optimizer.get(optimizer_name, {})
             own = changed(shared, changes, ("by_optimizer", optimizer_name))
@@ -113,9 +116,9 @@ def _expand(
                     steps=training.steps,
                     source_of=source_of,
                 )
-                for lr, seed in product(
-                    learning_rates(experiment, optimizer_name, own.lr), experiment.seeds
-                ):
+                expected = _expected_lr(entry, model, changes, own)
+                rates = peak_rates(of_model, optimizer_name, own.lr, expected)
+                for (lr, extension), seed in product(rates, of_model.seeds):
                     spec = RunSpec(
                         model_name=model_name,
                         model=model,
@@ -126,10 +129,28 @@ def _expand(
                     )
                     runs.append(
                         PlannedRun(
-                            name, spec, entry.label, shared, own, argument, value, entry.extra
+                            name,
+                            spec,
+                            entry.label,
+                            shared,
+                            own,
+                            argument,
+                            value,
+                            extension,
+                            entry.extra,
                         )
                     )
     return runs
+
+
+def _expected_lr(
+    entry: OptimizerSettings,
+    model: ModelSettings,
+    changes: Mapping[str, Any],
+    own: TrainingSettings,
+) -> float:
+    """Return the best learning rate expected of an optimizer; by_optimizer comes first."""
+    return own.lr if "lr" in changes or not entry.best_lr else entry.best_lr.at(model.width)
 
 
 def _variations(

@@ -4,29 +4,15 @@ A profile (laptop.yaml, smoke.yaml, or the user's own file) lists the experiment
 registries beside it (models.yaml, optimizers.yaml, datasets.yaml) define the names that it uses.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
 from experiments.corpus.settings import CorpusSettings
 from experiments.models.settings import ModelSettings
 from experiments.optimizers.settings import OptimizerSettings
+from experiments.plan.experiment import Experiment, Name, Tuned
 from experiments.settings import ConfigError, Plain, Settings, Unique, added
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-# Training settings that an experiment may vary, and that an optimizer may have for itself.
-Tuned = Literal[
-    "steps",
-    "weight_decay",
-    "warmup_steps",
-    "grad_clip_norm",
-    "schedule",
-    "decay_steps",
-    "decay_shape",
-    "min_lr_ratio",
-    "batch_size",
-]
-_Rates = Unique[Annotated[float, Field(gt=0)]]
 
 
 class TrainingSettings(Settings):
@@ -140,64 +126,6 @@ class TrainingSettings(Settings):
         if self.schedule != "wsd":
             return self.schedule
         return f"wsd ({self.decay_steps} steps, {self.decay_shape})"
-
-
-class Experiment(Settings):
-    """A grid of runs: every combination of models, optimizers, seeds and varied settings.
-
-    analysis.catalogue recognises the experiments of the paper by their names in the profile.
-    """
-
-    models: Unique[str] = Field(min_length=1, description="names in models.yaml")
-    optimizers: Unique[str] = Field(min_length=1, description="names in optimizers.yaml")
-    seeds: Unique[Annotated[int, Field(ge=0, lt=2**64)]] = Field(  # bound of torch.manual_seed
-        min_length=1, description="seeds of the initial weights and of the order of the data"
-    )
-    lr: Annotated[
-        Annotated[_Rates, Tag("a list")]
-        | Annotated[dict[str, Annotated[_Rates, Field(min_length=1)]], Tag("a mapping")],
-        Discriminator(lambda value: "a mapping" if isinstance(value, dict) else "a list"),
-    ] = Field(
-        default=(),
-        description="peak learning rates to sweep, or a mapping from optimizers and `default` to"
-        " such lists; by default only the optimizer's training.lr",
-    )
-    args: dict[str, Annotated[Unique[Plain[Any]], Field(min_length=1)]] = Field(
-        default={},
-        description="values to try for each argument of the optimizers, one argument at a time",
-    )
-    training: dict[Tuned, Annotated[Unique[Plain[Any]], Field(min_length=1)]] = Field(
-        default={},
-        description="values to try for each training setting, one setting at a time",
-    )
-    log_effective_steps: bool = Field(
-        default=False,
-        description="whether its runs log the distributions of effective steps",
-    )
-
-    @model_validator(mode="after")
-    def _every_optimizer_has_learning_rates(self) -> "Experiment":
-        if not isinstance(self.lr, dict):
-            return self
-        for name in self.lr:
-            if name not in ("default", *self.optimizers):
-                raise ConfigError(
-                    ("lr", name),
-                    f"names no optimizer of the experiment: it must be one of default,"
-                    f" {', '.join(self.optimizers)}",
-                )
-        for name in self.optimizers:
-            if name not in self.lr and "default" not in self.lr:
-                raise ConfigError(("lr", name), "is missing, and so is lr.default")
-        return self
-
-    @model_validator(mode="after")
-    def _varies_arguments_or_training(self) -> "Experiment":
-        if self.args and self.training:
-            raise ConfigError(
-                ("training",), "stands beside args, but an experiment may vary only one of the two"
-            )
-        return self
 
 
 class Layout(Settings):

@@ -52,6 +52,7 @@ class PlannedRun:
     own: TrainingSettings  # of the optimizer, before its experiment varies any of them
     argument: str = ""  # what the experiment varies: an argument, or "training.<setting>"
     value: Any = None  # value of that argument or setting
+    extension: int = 0  # of its learning rate, experiments.plan.rates.peak_rates
     extra: str | None = None  # the extra of pyproject.toml that installs the optimizer
 
     def row(self) -> "RunRow":
@@ -68,6 +69,7 @@ class PlannedRun:
             "shared_lr": self.shared.lr,
             "argument": self.argument,
             "value": str(self.value) if self.argument else "",
+            "extension": self.extension,
             "seed": self.spec.seed,
             "dataset": self.spec.corpus.name,
             "planned_steps": training.steps,
@@ -95,6 +97,7 @@ class RunRow(TypedDict):
     shared_lr: float
     argument: str
     value: str
+    extension: int  # 0, or of a learning rate that may follow, experiments.plan.rates.peak_rates
     seed: int
     dataset: str
     planned_steps: int

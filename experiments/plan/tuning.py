@@ -1,4 +1,4 @@
-"""Training settings of one optimizer, and the learning rates and settings that experiments vary."""
+"""Training settings of one optimizer, and those that experiments vary."""
 
 from collections.abc import Mapping
 from fractions import Fraction
@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from experiments.plan.profile import Experiment, TrainingSettings
+from experiments.plan.profile import TrainingSettings
 from experiments.settings import ConfigError, Keys, Settings, parse
 
 _COUNTS = ("steps", "warmup_steps", "decay_steps", "val_every")  # numbers of optimizer steps
@@ -17,20 +17,6 @@ class _Length(Settings):
 
     steps: int = Field(gt=0)
     batch_size: int = Field(gt=0)
-
-
-def learning_rates(experiment: Experiment, optimizer: str, lr: float) -> tuple[float, ...]:
-    """Return the peak learning rates of an optimizer in an experiment.
-
-    Args:
-        experiment: gives lists of learning rates, or none.
-        optimizer: its name.
-        lr: the optimizer's learning rate where the experiment gives none.
-    """
-    if isinstance(experiment.lr, dict):
-        own = experiment.lr.get(optimizer)
-        return own if own is not None else experiment.lr["default"]
-    return experiment.lr or (lr,)
 
 
 def changed(

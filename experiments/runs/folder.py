@@ -1,5 +1,6 @@
 """The folders and files of a run."""
 
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,6 +154,14 @@ class RunFolder:
         has_failed = self.summary.get("status") in (Status.FAILED, Status.TIMEOUT)
         is_damaged = metrics.exists() and not has_failed and not is_whole_parquet(metrics)
         return found + ([metrics] if is_damaged else [])
+
+    @property
+    def final_loss(self) -> float:
+        """The final validation loss, nats per token; inf if diverged, NaN without a result."""
+        if not self.is_done:
+            return math.nan
+        loss = self.summary["final_val_loss"]
+        return math.inf if loss is None else loss
 
     def set_aside_damaged(self) -> list[Path]:
         """Rename the damaged files of the result, so that it is made again; return their paths."""
