@@ -24,7 +24,7 @@ def peak_rates(
         follow as the k-th above the others, or the |k|-th below them if k is negative.
     """
     if experiment.rates:
-        lowest = round(math.log2(expected / _UNIT)) - experiment.rates // 2
+        lowest = round(math.log2(expected / _UNIT)) - (experiment.rates - 1) // 2
         steps = range(-experiment.extend, experiment.rates + experiment.extend)
         return [
             (_UNIT * 2.0 ** (lowest + step), min(step, 0) or max(step - experiment.rates + 1, 0))
