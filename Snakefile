@@ -122,7 +122,7 @@ rule plan:
         "check every run of {params.profile} before the first one trains"
     shell:
         "python -m experiments plan --profile {params.profile:q} --corpora results/corpora"
-        " --output {output.runs:q} --settings {output.settings:q} > {log:q} 2>&1"
+        " --output {output.runs:q} --settings {output.settings:q} > {log:q} 2>&1 && cat {log:q}"
 
 
 rule train:

@@ -7,6 +7,16 @@ from typing import Any
 
 _Rows = list[dict[str, Any]]  # analysis.rows.Row
 
+LADDER = (
+    "Does the gap to AdamW grow with the size of the model? Each optimizer at its own best learning"
+    " rate, fitted at each size, with 95 % intervals. A gap above 0 means that PowerStep ends with"
+    " the higher loss. Grey points are the paper's own tables. A token ratio is AdamW's tokens over"
+    " those that the optimizer needs for the same loss."
+)
+TREND = (
+    "The trend of the gap over size. Extrapolations assume that the line goes on; they are no"
+    " measurements."
+)
 TRANSFORM = "The signed power transform Φ_β of PowerStep (figure 1)."
 STATE_MEMORY = (
     "Optimizer state in bytes per parameter, counted from the tensors that each optimizer allocates"

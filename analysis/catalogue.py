@@ -49,6 +49,7 @@ def figures(plan: Iterable[Row]) -> dict[str, Artefact]:
     plan = [*plan]
     found = [
         Artefact("fig1", "transform", captions.TRANSFORM),
+        *_ladder(plan, "ladder"),
         *_each_model(plan, "comparison"),
         *_sensitivity(plan),
         *_each_model(plan, "quantization"),
@@ -73,6 +74,7 @@ def tables(plan: Iterable[Row]) -> dict[str, Artefact]:
     """Return every table of a plan by name: the paper's tables in its order, then ours."""
     plan = [*plan]
     found = [
+        *_ladder(plan, "ladder", "trend"),
         Artefact("table1", "state_memory_per_device", captions.TABLE_1, needs=("memory.csv",)),
         Artefact("table2", "hyperparameters", captions.TABLE_2, tuple(plan), trained=False),
         Artefact("table3", "layouts", captions.TABLE_3, needs=("memory.csv",)),
@@ -133,6 +135,13 @@ def _by_name(found: list[Artefact]) -> dict[str, Artefact]:
                 f" {first_model!r} in experiments.{first}: rename one of the two",
             )
     return {artefact.name: artefact for artefact in found}
+
+
+def _ladder(plan: list[Row], *kinds: str) -> list[Artefact]:
+    """Return figures or tables of the gap over model size; none without a ladder."""
+    rows = [row for row in plan if row["rung"] and row["experiment"] in ("learning_rate", "tokens")]
+    texts = {"ladder": captions.LADDER, "trend": captions.TREND}
+    return [Artefact(kind, kind, texts[kind], tuple(rows)) for kind in kinds if rows]
 
 
 def _each_model(plan: list[Row], experiment: str) -> list[Artefact]:

@@ -11,8 +11,8 @@ import pandas as pd
 from analysis.rows import Row
 from analysis.text import number
 from experiments.files import FileError, atomic
-from experiments.plan.following import needed_rows
 from experiments.plan.spec import PlanRow
+from experiments.plan.sweeps.following import needed_rows
 from experiments.runs.folder import ResultsFolder
 from experiments.runs.metrics import COLUMNS
 from experiments.runs.summary import ENDED, Measurements

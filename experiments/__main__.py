@@ -17,10 +17,10 @@ from experiments.corpus.settings import Corpus
 from experiments.files import atomic
 from experiments.launch.gpus import own_gpu
 from experiments.plan.files import read_rates, write_plan, write_settings
-from experiments.plan.following import needed_rows
 from experiments.plan.grid import dump_used, plan
 from experiments.plan.reading import lines_named, load_profile
 from experiments.plan.spec import RunSpec
+from experiments.plan.sweeps.following import needed_rows
 from experiments.runs.folder import ResultsFolder, RunFolder
 from experiments.settings import ConfigError
 
@@ -139,15 +139,20 @@ def run_corpus(options: argparse.Namespace) -> None:
 def run_plan(options: argparse.Namespace) -> None:
     """Check the runs against the corpora and the optimizer classes, then write their list."""
     from experiments.plan.preflight import check_runs, checked_rows
+    from experiments.plan.sweeps.ladder import check_ladder
 
     with lines_named(options.profile):
         profile = load_profile(options.profile)
         planned = plan(profile)
-        check_runs(planned, options.corpora)
+        check_ladder(profile, planned)
+        warnings = check_runs(planned, options.corpora)
     rows = checked_rows(planned, options.corpora)
     write_settings(options.profile, dump_used(profile, planned), options.settings)
     write_plan(rows, options.output)
-    print(f"{len({run.spec.path for run in planned})} runs are ready to train")
+    certain = {run.spec.path for run in planned if not run.extension}
+    others = {run.spec.path for run in planned} - certain
+    may_follow = f", and up to {len(others)} may follow" if others else ""
+    print("\n".join([f"{len(certain)} runs are ready to train{may_follow}", *warnings]))
 
 
 def run_train(options: argparse.Namespace) -> None:

@@ -20,10 +20,10 @@ from experiments.launch.outdated import outdated_sentence
 from experiments.launch.slurm.jobs import check_cluster
 from experiments.launch.slurm.settings import parse_cluster
 from experiments.launch.warm import offer_warm_processes
-from experiments.plan.following import Row, before
 from experiments.plan.grid import plan
 from experiments.plan.options import Options
 from experiments.plan.reading import lines_named, load_profile
+from experiments.plan.sweeps.following import Row, before
 from experiments.runs.folder import ResultsFolder, RunFolder
 from experiments.settings import ConfigError, digest, parse
 from experiments.yaml_loader import read_yaml

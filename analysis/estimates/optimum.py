@@ -51,12 +51,17 @@ class Optima:
         return Measured(float(vector @ losses), float(np.sqrt(variance)), self.df)
 
 
-def fit_optima(cells: Mapping[str, pd.DataFrame]) -> Optima | None:
+def fit_optima(
+    cells: Mapping[str, pd.DataFrame], groups: Mapping[str, str] | None = None
+) -> Optima | None:
     """Fit the optimum of each cell: y = L* + c·(x - x*)² + effect of the seed, x = log2(lr).
 
     Args:
         cells: runs by the name of their cell, with the columns lr, seed, status and
             final_val_loss. Several runs of a rate differ in their seeds.
+        groups: group of each cell, such as its model. A seed has the same effect on all cells of a
+            group; the variance of the residuals is common to all groups. By default all cells are
+            one group.
 
     Returns:
         None if a cell has fewer than three rates at which every run completed near its best one,
@@ -66,19 +71,13 @@ def fit_optima(cells: Mapping[str, pd.DataFrame]) -> Optima | None:
     if any(runs["lr"].nunique() < 3 for runs in chosen.values()):
         return None
     centers = {name: np.log2(runs["lr"]).mean() for name, runs in chosen.items()}
-    seeds = sorted({seed for runs in chosen.values() for seed in runs["seed"]})
+    effects = _seed_effects(chosen, groups or dict.fromkeys(chosen, ""))
     rows = []
     for position, (name, runs) in enumerate(chosen.items()):
         x = np.log2(runs["lr"].to_numpy(float)) - centers[name]
-        block = np.zeros((len(runs), 3 * len(chosen) + len(seeds) - 1))
+        block = np.zeros((len(runs), 3 * len(chosen)))
         block[:, 3 * position : 3 * position + 3] = np.column_stack([np.ones_like(x), x, x * x])
-        # The effects of the seeds sum to 0.
-        for row, seed in enumerate(runs["seed"]):
-            if seed == seeds[-1]:
-                block[row, 3 * len(chosen) :] = -1
-            else:
-                block[row, 3 * len(chosen) + seeds.index(seed)] = 1
-        rows.append(block)
+        rows.append(np.hstack([block, effects[name]]))
     design = np.vstack(rows)
     losses = np.concatenate([runs["final_val_loss"].to_numpy(float) for runs in chosen.values()])
     solution, _, rank, _ = np.linalg.lstsq(design, losses, rcond=None)
@@ -90,6 +89,32 @@ def fit_optima(cells: Mapping[str, pd.DataFrame]) -> Optima | None:
     variance = float(residuals @ residuals) / df if df and np.ptp(residuals) > 1e-12 else np.nan
     full = variance * np.linalg.inv(design.T @ design)
     return _optima(chosen, cells, centers, solution, full, df)
+
+
+def _seed_effects(
+    cells: Mapping[str, pd.DataFrame], groups: Mapping[str, str]
+) -> dict[str, np.ndarray]:
+    """Return columns of the design for the seeds; those of a group have effects that sum to 0."""
+    seeds = {
+        group: sorted(
+            {seed for name in cells if groups[name] == group for seed in cells[name]["seed"]}
+        )
+        for group in dict.fromkeys(groups[name] for name in cells)
+    }
+    width = sum(len(of_group) - 1 for of_group in seeds.values())
+    first, start = {}, 0
+    for group, of_group in seeds.items():
+        first[group], start = start, start + len(of_group) - 1
+    effects = {}
+    for name, runs in cells.items():
+        of_group, begin = seeds[groups[name]], first[groups[name]]
+        effects[name] = np.zeros((len(runs), width))
+        for row, seed in enumerate(runs["seed"]):
+            if seed == of_group[-1]:
+                effects[name][row, begin : begin + len(of_group) - 1] = -1
+            else:
+                effects[name][row, begin + of_group.index(seed)] = 1
+    return effects
 
 
 def near_best(runs: pd.DataFrame) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from analysis.figures.effective_steps import (
     rounding,
 )
 from analysis.figures.final_losses import loss_over_lr, loss_over_state
+from analysis.figures.ladder import ladder_figure
 from analysis.figures.paper_gap import paper_gap
 from analysis.figures.studies import convergence, state_memory, transform
 from analysis.frames import Results
@@ -38,6 +39,7 @@ def write_figure(artefact: Artefact, results: Results, folder: Path) -> None:
 
 
 _KINDS = {
+    "ladder": ladder_figure,
     "transform": transform,
     "loss_curves": loss_curves,
     "loss_over_lr": loss_over_lr,

@@ -13,6 +13,7 @@ from analysis.tables.cells import Table
 from analysis.tables.cost import cost, loss_and_cost, time_to_target
 from analysis.tables.effective_steps import effective_steps, rounding
 from analysis.tables.final_losses import loss_by_lr, loss_by_optimizer, loss_by_value
+from analysis.tables.ladder import ladder_table, trend_table
 from analysis.tables.paper_gap import paper_gap
 from analysis.tables.planned import hyperparameters, layouts, state_memory_per_device
 from analysis.text import MISSING
@@ -49,6 +50,8 @@ def make_table(artefact: Artefact, results: Results) -> Table:
 
 
 _KINDS = {
+    "ladder": ladder_table,
+    "trend": trend_table,
     "state_memory_per_device": state_memory_per_device,
     "hyperparameters": hyperparameters,
     "layouts": layouts,

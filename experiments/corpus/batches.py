@@ -13,6 +13,8 @@ from experiments.corpus.facts import CorpusFacts
 from experiments.corpus.tokens import TokenStream, read_tokens
 from experiments.settings import ConfigError
 
+_MANY_EPOCHS, _MOST_EPOCHS = 4, 10
+
 
 def check_size(facts: CorpusFacts, batch_size: int, context: int) -> None:
     """Check that a corpus has more tokens than one batch and than one validation window.
@@ -33,6 +35,30 @@ def check_size(facts: CorpusFacts, batch_size: int, context: int) -> None:
             f"is {context}, but it must be below the {facts.val_tokens}"
             f" validation tokens of dataset {facts.name!r}",
         )
+
+
+def check_epochs(facts: CorpusFacts, tokens: int) -> str:
+    """Check how often a run of so many tokens sees the training text.
+
+    Repeated text is worth less than new text, from about four epochs on (arXiv:2305.16264).
+
+    Returns:
+        A warning for more than four epochs, else "".
+
+    Raises:
+        ConfigError: it is more than ten epochs.
+    """
+    epochs = tokens / facts.train_tokens
+    seen = (
+        f"{tokens} tokens are trained on, {epochs:.1f} times the {facts.train_tokens} training"
+        f" tokens of dataset {facts.name!r}"
+    )
+    if epochs > _MOST_EPOCHS:
+        raise ConfigError(
+            ("training", "steps"),
+            f"× batch_size × context: {seen}, but it must be at most {_MOST_EPOCHS} times",
+        )
+    return f"warning: {seen}" if epochs > _MANY_EPOCHS else ""
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -3,11 +3,15 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from experiments.corpus.settings import CorpusSettings
+from experiments.corpus.tokens import read_tokens
 from experiments.files import atomic
 from experiments.settings import ConfigError
+
+_MOST_TOKENS = 2**24  # of the validation text, whose bytes are counted
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, end_of_text: str) -> Tokenizer:
@@ -87,3 +91,34 @@ def _plain(tokenizer: Tokenizer) -> Tokenizer:
 def vocab_size(tokenizer: Tokenizer) -> int:
     """Return the number of embedding rows that a tokenizer needs: its highest token id plus one."""
     return max(tokenizer.get_vocab().values()) + 1
+
+
+def bytes_per_token(folder: Path) -> float:
+    """Return the bytes of UTF-8 text that a token of a corpus's validation text has on average.
+
+    At most the first 2^24 validation tokens are counted. Special tokens have no bytes.
+
+    Args:
+        folder: the corpus.
+
+    Raises:
+        FileError: the corpus is missing or damaged.
+    """
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    _, val = read_tokens(folder)
+    counts = np.bincount(val.first(min(len(val), _MOST_TOKENS)))
+    present = np.flatnonzero(counts)
+    # A byte-level token has a character for each of its bytes. Decoded alone, bytes of a larger
+    # character would become a replacement character.
+    is_byte_level = isinstance(tokenizer.decoder, decoders.ByteLevel)
+    special = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    lengths = []
+    for token in present:
+        text = tokenizer.id_to_token(int(token))
+        if text in special:
+            lengths.append(0)
+        elif is_byte_level:
+            lengths.append(len(text))
+        else:
+            lengths.append(len(tokenizer.decode([int(token)]).encode()))
+    return float(np.average(lengths, weights=counts[present]))

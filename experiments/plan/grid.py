@@ -17,8 +17,8 @@ from experiments.optimizers.settings import OptimizerSettings, optimizer_spec
 from experiments.optimizers.source_code import source_sha256
 from experiments.plan.experiment import Experiment
 from experiments.plan.profile import ModelTraining, Profile, TrainingSettings
-from experiments.plan.rates import peak_rates
 from experiments.plan.spec import PlannedRun, RunSpec
+from experiments.plan.sweeps.rates import peak_rates
 from experiments.plan.tuning import changed
 from experiments.settings import ConfigError, Keys, parse
 from experiments.yaml_loader import StrictDumper
@@ -35,6 +35,8 @@ def plan(profile: Profile) -> list[PlannedRun]:
     """
     for name in profile.by_model:
         _look_up(profile.models, name, ("by_model",))
+    for name in profile.ladder:
+        _look_up(profile.models, name, ("ladder",))
     for name in profile.by_optimizer:
         _look_up(profile.optimizers, name, ("by_optimizer",))
     # Both functions hash files. Many runs share the same files, so the hashes are cached.
@@ -96,12 +98,12 @@ def _expand(
     where = ("experiments", name)
     runs = []
     for model_name in experiment.models:
-        of_model = experiment.of_model(model_name)
+        rung = profile.ladder.index(model_name) + 1 if model_name in profile.ladder else 0
         model = _look_up(profile.models, model_name, (*where, "models"))
         corpus, shared = corpus_of(_dataset(profile, model_name)), _training(profile, model_name)
         _check_fit(profile, model_name, model, corpus, shared)
         _check_layout(profile, model_name, model)
-        for optimizer_name in of_model.optimizers:
+        for optimizer_name in experiment.optimizers_of(model_name):
             entry = _look_up(profile.optimizers, optimizer_name, (*where, "optimizers"))
             changes = profile.by_optimizer.get(optimizer_name, {})
             own = changed(shared, changes, ("by_optimizer", optimizer_name))
@@ -116,9 +118,10 @@ def _expand(
                     steps=training.steps,
                     source_of=source_of,
                 )
+                of_optimizer = experiment.grid(model_name, optimizer_name)
                 expected = _expected_lr(entry, model, changes, own)
-                rates = peak_rates(of_model, optimizer_name, own.lr, expected)
-                for (lr, extension), seed in product(rates, of_model.seeds):
+                rates = peak_rates(of_optimizer, own.lr, expected)
+                for (lr, extension), seed in product(rates, of_optimizer.seeds):
                     spec = RunSpec(
                         model_name=model_name,
                         model=model,
@@ -136,6 +139,7 @@ def _expand(
                             own,
                             argument,
                             value,
+                            rung,
                             extension,
                             entry.extra,
                         )

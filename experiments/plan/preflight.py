@@ -3,9 +3,10 @@
 from functools import cache
 from pathlib import Path
 
-from experiments.corpus.batches import check_size
+from experiments.corpus.batches import check_epochs, check_size
 from experiments.corpus.facts import read_facts
 from experiments.corpus.levels import Levels, ngram_losses
+from experiments.corpus.tokenizer import bytes_per_token
 from experiments.corpus.tokens import read_tokens, verify
 from experiments.models.build import model_on_meta
 from experiments.optimizers.build import build_optimizer, optimizer_on_meta
@@ -14,7 +15,7 @@ from experiments.plan.spec import PlannedRun, PlanRow
 from experiments.settings import ConfigError, Keys
 
 
-def check_runs(planned: list[PlannedRun], corpora: Path) -> None:
+def check_runs(planned: list[PlannedRun], corpora: Path) -> list[str]:
     """Check every run: its corpus is intact and large enough, and its optimizer can be built.
 
     Each distinct optimizer is built once on the meta device, which allocates no memory.
@@ -23,14 +24,20 @@ def check_runs(planned: list[PlannedRun], corpora: Path) -> None:
         planned: the runs.
         corpora: folder of the corpora.
 
+    Returns:
+        Warnings, each one sentence.
+
     Raises:
-        ConfigError: a corpus is damaged or smaller than a batch, or an optimizer cannot be
-            built.
+        ConfigError: a corpus is damaged, smaller than a batch, or read more than ten times; or an
+            optimizer cannot be built.
     """
     specs = {run.spec.path: run.spec for run in planned}.values()
     facts = {path: verify(corpora / path) for path in {spec.corpus.path for spec in specs}}
+    warnings = {}
     for spec in specs:
-        check_size(facts[spec.corpus.path], spec.training.batch_size, spec.training.context)
+        corpus, training = facts[spec.corpus.path], spec.training
+        check_size(corpus, training.batch_size, training.context)
+        warnings[check_epochs(corpus, training.tokens)] = None
     distinct: dict[tuple[str, str, float], PlannedRun] = {}
     for run in planned:
         spec = run.spec
@@ -38,6 +45,7 @@ def check_runs(planned: list[PlannedRun], corpora: Path) -> None:
         distinct.setdefault(key, run)
     for run in distinct.values():
         _check_optimizer(run)
+    return [warning for warning in warnings if warning]
 
 
 def checked_rows(planned: list[PlannedRun], corpora: Path) -> list[PlanRow]:
@@ -52,12 +60,20 @@ def checked_rows(planned: list[PlannedRun], corpora: Path) -> list[PlanRow]:
     def levels(corpus: Path, tokens: int) -> Levels:
         return ngram_losses(*read_tokens(corpus), tokens, read_facts(corpus).vocab_size)
 
+    density = cache(bytes_per_token)
     rows = []
     for run in planned:
-        training = run.spec.training
-        tokens = training.steps * training.batch_size * training.context
-        unigram, bigram = levels(corpora / run.spec.corpus.path, tokens)
-        rows.append(PlanRow(**run.row(), unigram_loss=unigram, bigram_loss=bigram))
+        tokens = run.spec.training.tokens
+        corpus = corpora / run.spec.corpus.path
+        unigram, bigram = levels(corpus, tokens)
+        rows.append(
+            PlanRow(
+                **run.row(),
+                unigram_loss=unigram,
+                bigram_loss=bigram,
+                bytes_per_token=density(corpus),
+            )
+        )
     return rows
 
 

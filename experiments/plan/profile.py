@@ -121,6 +121,11 @@ class TrainingSettings(Settings):
         return self
 
     @property
+    def tokens(self) -> int:
+        """The number of tokens of the whole training."""
+        return self.steps * self.batch_size * self.context
+
+    @property
     def schedule_text(self) -> str:
         """The schedule as a cell of a table, such as "wsd (60 steps, linear)"."""
         if self.schedule != "wsd":
@@ -200,6 +205,11 @@ class Profile(Registries):
         default=("powerstep",),
         min_length=1,
         description="papers whose claims are judged, names of folders of analysis/papers",
+    )
+    ladder: Unique[Name] = Field(
+        default=(),
+        description="models of increasing size, all in the experiment learning_rate, over which"
+        " the gap between optimizers is followed",
     )
     experiments: dict[Name, Experiment] = Field(
         min_length=1, description="grids of runs, by the name of the experiment"

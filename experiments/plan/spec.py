@@ -52,7 +52,8 @@ class PlannedRun:
     own: TrainingSettings  # of the optimizer, before its experiment varies any of them
     argument: str = ""  # what the experiment varies: an argument, or "training.<setting>"
     value: Any = None  # value of that argument or setting
-    extension: int = 0  # of its learning rate, experiments.plan.rates.peak_rates
+    rung: int = 0  # place of its model in the profile's ladder, from 1; 0 if it is not in it
+    extension: int = 0  # of its learning rate, experiments.plan.sweeps.rates.peak_rates
     extra: str | None = None  # the extra of pyproject.toml that installs the optimizer
 
     def row(self) -> "RunRow":
@@ -69,6 +70,7 @@ class PlannedRun:
             "shared_lr": self.shared.lr,
             "argument": self.argument,
             "value": str(self.value) if self.argument else "",
+            "rung": self.rung,
             "extension": self.extension,
             "seed": self.spec.seed,
             "dataset": self.spec.corpus.name,
@@ -97,7 +99,10 @@ class RunRow(TypedDict):
     shared_lr: float
     argument: str
     value: str
-    extension: int  # 0, or of a learning rate that may follow, experiments.plan.rates.peak_rates
+    rung: int  # place of the model in the profile's ladder, from 1; 0 if it is not in it
+    extension: (
+        int  # 0, or of a learning rate that may follow, experiments.plan.sweeps.rates.peak_rates
+    )
     seed: int
     dataset: str
     planned_steps: int
@@ -116,11 +121,12 @@ class RunRow(TypedDict):
 class PlanRow(RunRow):
     """The columns of a plan (results/<profile>/plans/<digest>.csv), one row per planned run.
 
-    The n-gram levels are known once the corpus is built (experiments.corpus.levels).
+    Properties of the text are known once the corpus is built (experiments.corpus).
     """
 
     unigram_loss: float  # nats per token
     bigram_loss: float
+    bytes_per_token: float  # of the validation text
 
 
 def _hyperparameters(training: TrainingSettings) -> dict[str, Any]:

@@ -43,6 +43,7 @@ def planned(optimizer: str, seed: int = 0, **row: object) -> dict[str, object]:
         "lr": 1e-3,
         "shared_lr": 1e-3,
         "argument": "",
+        "rung": 0,
         "extension": 0,
         "value": "",
         "seed": seed,

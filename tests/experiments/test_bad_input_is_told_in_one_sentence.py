@@ -73,7 +73,7 @@ def setting(*keys):
         (
             setting("dataset"),
             "nosuch",
-            r"dataset has 'nosuch', but it must be one of docstrings, openw",
+            r"dataset has 'nosuch', but it must be one of docstrings, docst",
         ),
         (setting("experiments", "comparison", "models"), ["x"], r"models has 'x', .* gpt2-pico"),
         (setting("experiments", "comparison", "optimizers"), ["x"], r"has 'x', .* one of adamw"),

@@ -11,11 +11,12 @@ import torch
 from tokenizers import Tokenizer
 
 from experiments.corpus import sources
-from experiments.corpus.batches import TokenBatches, check_size
+from experiments.corpus.batches import TokenBatches, check_epochs, check_size
 from experiments.corpus.build import build
 from experiments.corpus.facts import read_facts
 from experiments.corpus.settings import Corpus, DocstringCorpus, HuggingFaceCorpus, TextCorpus
 from experiments.corpus.sources import documents, fingerprint
+from experiments.corpus.tokenizer import bytes_per_token
 from experiments.corpus.tokens import read_tokens
 from experiments.plan.reading import load_profile
 from experiments.settings import ConfigError
@@ -32,10 +33,11 @@ def test_a_corpus_built_twice_is_the_same(tmp_path):
     assert len(content) == 2 * (first.train_tokens + first.val_tokens)
 
 
-def test_the_built_in_corpus_is_the_recorded_text():
-    settings = load_profile("laptop").datasets["docstrings"]
+@pytest.mark.parametrize("name", ["docstrings", "docstrings-large"])
+def test_a_built_in_corpus_is_the_recorded_text(name):
+    settings = load_profile("laptop").datasets[name]
     digest = hashlib.sha256()
-    for text in documents("docstrings", settings):
+    for text in documents(name, settings):
         digest.update(text.encode() + b"\0")
     assert digest.hexdigest() == settings.sha256
 
@@ -286,3 +288,32 @@ def test_a_batch_larger_than_the_corpus_is_refused(tiny_corpus):
         check_size(facts, batch_size=10_000, context=16)
     with pytest.raises(ConfigError, match=r"training.context is .* validation tokens"):
         check_size(facts, batch_size=1, context=facts.val_tokens)
+
+
+def test_text_that_is_repeated_too_often_is_warned_of_and_then_refused(tiny_corpus):
+    facts = read_facts(tiny_corpus)
+    assert check_epochs(facts, 4 * facts.train_tokens) == ""
+    warned = check_epochs(facts, 5 * facts.train_tokens)
+    assert warned.startswith("warning: ")
+    assert "5.0 times the" in warned
+    with pytest.raises(ConfigError, match=r"training.steps × .*10.5 times .* at most 10 times"):
+        check_epochs(facts, int(10.5 * facts.train_tokens))
+
+
+def test_bytes_per_token_are_those_of_the_decoded_text(tiny_corpus):
+    facts = read_facts(tiny_corpus)
+    _, val = read_tokens(tiny_corpus)
+    tokenizer = Tokenizer.from_file(str(tiny_corpus / "tokenizer.json"))
+    text = tokenizer.decode(all_tokens(val).tolist(), skip_special_tokens=True)
+    assert bytes_per_token(tiny_corpus) == pytest.approx(len(text.encode()) / facts.val_tokens)
+
+
+def test_bytes_of_characters_beyond_ascii_are_counted(tmp_path):
+    text = "naïve café, Привет, 漢字 and 🙂. " * 400
+    (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+    settings = TextCorpus(kind="text", files=(str(tmp_path / "text.txt"),), vocab_size=280)
+    facts = build("text", settings, tmp_path / "corpus")
+    validated = bytes_per_token(tmp_path / "corpus") * facts.val_tokens
+    # The text repeats one line, so any part of its tokens has that part of its bytes.
+    expected = len(text.encode()) * facts.val_tokens / (facts.train_tokens + facts.val_tokens)
+    assert validated == pytest.approx(expected, rel=0.01)

@@ -3,38 +3,30 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from experiments.plan.experiment import Experiment
+from experiments.plan.experiment import OptimizerGrid
 
 _UNIT = 1e-3  # rates around an expected best are this one times a power of two
 
 
-def peak_rates(
-    experiment: Experiment, optimizer: str, own: float, expected: float
-) -> list[tuple[float, int]]:
+def peak_rates(grid: OptimizerGrid, own: float, expected: float) -> list[tuple[float, int]]:
     """Return the peak learning rates of an optimizer in an experiment.
 
     Args:
-        experiment: gives lists of learning rates, or their number, or neither.
-        optimizer: its name.
-        own: its learning rate where the experiment gives none.
+        grid: gives the learning rates, or their number, or neither.
+        own: the optimizer's learning rate where the experiment gives none.
         expected: the best learning rate that is expected of it; the centre of `rates`.
 
     Returns:
         Each rate with its extension: 0 for a rate that is always trained. A rate of extension k may
         follow as the k-th above the others, or the |k|-th below them if k is negative.
     """
-    if experiment.rates:
-        lowest = round(math.log2(expected / _UNIT)) - (experiment.rates - 1) // 2
-        steps = range(-experiment.extend, experiment.rates + experiment.extend)
-        return [
-            (_UNIT * 2.0 ** (lowest + step), min(step, 0) or max(step - experiment.rates + 1, 0))
-            for step in steps
-        ]
-    if isinstance(experiment.lr, dict):
-        listed = experiment.lr.get(optimizer, experiment.lr.get("default", ()))
-    else:
-        listed = experiment.lr or (own,)
-    return [(lr, 0) for lr in listed]
+    if not grid.rates:
+        return [(lr, 0) for lr in grid.lr or (own,)]
+    lowest = round(math.log2(expected / _UNIT)) - (grid.rates - 1) // 2
+    return [
+        (_UNIT * 2.0 ** (lowest + step), min(step, 0) or max(step - grid.rates + 1, 0))
+        for step in range(-grid.extend, grid.rates + grid.extend)
+    ]
 
 
 def is_needed(

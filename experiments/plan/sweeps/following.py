@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from experiments.plan.rates import is_needed
+from experiments.plan.sweeps.rates import is_needed
 
 Row = Mapping[str, Any]  # experiments.plan.spec.RunRow, or more columns
 _SWEEP = ("experiment", "model", "optimizer", "argument", "value")  # has one best learning rate

@@ -1,0 +1,1 @@
+"""Sweeps over learning rates: their rates, those that may follow, and the ladder of sizes."""
