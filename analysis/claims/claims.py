@@ -12,9 +12,11 @@ from analysis.claims.rules import (
     own_rates,
     pairs,
     published,
+    size,
     stability,
 )
 from analysis.claims.verdicts import (
+    INCONCLUSIVE,
     NOT_TESTED,
     VERDICTS,
     Finding,
@@ -48,6 +50,7 @@ RULES: dict[str, Rule] = {
         pairs.difference,
         pairs.early_area,
         published.published_trend,
+        size.gap_trend,
         stability.collapse,
         stability.late_collapse,
         stability.stability,
@@ -129,11 +132,13 @@ def decidable(judged: list[Judged]) -> str:
 def _findings(results: Results, number: str, part: Part) -> Iterator[Finding]:
     """Yield the findings on a part: those of its own rule first, then the descriptions.
 
-    The primary one is that of the largest model for which the part could be tested.
+    The primary one is that of the largest model for which the part could be tested, if possible
+    with as many seeds as the part needs.
     """
     own = [*RULES[part.rule](results, part)] or [Finding()]
     tested = [i for i, finding in enumerate(own) if finding.verdict != NOT_TESTED]
-    primary = tested[0] if tested else 0
+    enough = [i for i in tested if own[i].verdict != INCONCLUSIVE or own[i].n >= part.least]
+    primary = next(iter([*enough, *tested]), 0)
     for i, finding in enumerate(own):
         verdict = finding.verdict if i == primary else ""
         yield replace(

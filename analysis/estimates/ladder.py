@@ -76,6 +76,12 @@ def ladder(runs: pd.DataFrame, optimizer: str, baseline: str = BASELINE) -> list
     return [_rung(model, of_model, optima, names, slopes) for model, of_model in models.items()]
 
 
+def label_of(runs: pd.DataFrame, optimizer: str) -> str:
+    """Return the name of an optimizer in tables and figures."""
+    labels = runs.loc[runs["optimizer"] == optimizer, "label"]
+    return labels.iloc[0] if len(labels) else optimizer
+
+
 _Cell = tuple[str, str]  # model and optimizer
 
 

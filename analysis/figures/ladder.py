@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.estimates.ladder import BASELINE, COMPARED, Rung, ladder
+from analysis.estimates.ladder import BASELINE, COMPARED, Rung, label_of, ladder
 from analysis.estimates.trend import Trend, fit_trend
 from analysis.figures import canvas
 from analysis.figures.line_styles import style_of
@@ -28,7 +28,7 @@ def ladder_figure(results: Results) -> tuple[Figure, pd.DataFrame]:
     ladders = {name: ladder(runs, name) for name in COMPARED}
     data = [_draw_paper(axes[0])]
     for place, (name, rungs) in enumerate(ladders.items()):
-        label = _label(runs, name)
+        label = label_of(runs, name)
         data.append(_draw_gaps(axes[0], name, label, rungs, 1 + 0.12 * place))
         trend = fit_trend([rung.parameters for rung in rungs], [rung.gap for rung in rungs])
         if trend and name == COMPARED[0]:
@@ -36,16 +36,11 @@ def ladder_figure(results: Results) -> tuple[Figure, pd.DataFrame]:
     for name in (BASELINE, *COMPARED):
         rungs = ladders[COMPARED[0] if name == BASELINE else name]
         data += [
-            _draw_rates(axes[1], name, _label(runs, name), rungs),
+            _draw_rates(axes[1], name, label_of(runs, name), rungs),
             _draw_losses(axes[2], name, rungs),
         ]
     _dress(figure, axes, runs)
     return figure, pd.concat(data, ignore_index=True)
-
-
-def _label(runs: pd.DataFrame, optimizer: str) -> str:
-    labels = runs.loc[runs["optimizer"] == optimizer, "label"]
-    return labels.iloc[0] if len(labels) else optimizer
 
 
 def _draw_paper(axis: Axes) -> pd.DataFrame:
@@ -188,5 +183,5 @@ def _dress(figure: Figure, axes: Sequence[Axes], runs: pd.DataFrame) -> None:
     axes[2].set_ylabel("lowest loss (nats per token)")
     canvas.draw_levels(axes[2], runs)
     axes[1].legend(fontsize=6)
-    axes[0].legend(fontsize=6, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=6)
     canvas.name_missing_runs(axes[0], runs)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.estimates.ladder import BASELINE, COMPARED, Rung, ladder
+from analysis.estimates.ladder import BASELINE, COMPARED, Rung, label_of, ladder
 from analysis.estimates.statistics import Measured
 from analysis.estimates.trend import Trend, constant, fit_trend, power_law
 from analysis.frames import Results
@@ -22,7 +22,9 @@ def ladder_table(results: Results) -> Table:
     for optimizer in COMPARED:
         for rung in ladder(results.runs, optimizer):
             rows.append(_numbers(optimizer, rung))
-            shown.append(_cells(optimizer, rung))
+            shown.append(
+                {"optimizer": label_of(results.runs, optimizer), **_cells(optimizer, rung)}
+            )
             names.append(rung.model)
     return pd.DataFrame(rows), pd.DataFrame(shown, index=pd.Index(names, name="model"))
 
@@ -44,7 +46,9 @@ def trend_table(results: Results) -> Table:
             "95 %": [_interval(row.low, row.high) for row in numbers.itertuples()],
             "note": numbers["note"],
         }
-    ).set_index(pd.Index(numbers["optimizer"], name="optimizer"))
+    )
+    labels = [label_of(results.runs, optimizer) for optimizer in numbers["optimizer"]]
+    shown = shown.set_index(pd.Index(labels, name="optimizer"))
     return numbers, shown
 
 
@@ -78,9 +82,8 @@ def _cells(optimizer: str, rung: Rung) -> dict[str, str]:
     return {
         "parameters": f"{rung.parameters:,.0f}",
         "tokens per parameter": f"{rung.tokens / rung.parameters:.0f}",
-        "optimizer": optimizer,
-        "AdamW": _loss_at(rung, BASELINE),
-        "its own": _loss_at(rung, optimizer),
+        "loss [best lr]": _loss_at(rung, optimizer),
+        "AdamW's": _loss_at(rung, BASELINE),
         "gap, nats per token": f"{gap.value:+.3f}" + (f" ± {half:.3f}" if half == half else ""),
         "per byte": f"{gap.value / rung.bytes_per_token:+.4f}",
         "token ratio": _ratio(rung),

@@ -133,6 +133,17 @@ def test_the_largest_model_that_can_be_tested_decides(studies):
     assert all(not finding.verdict for finding in claim.findings if not finding.is_primary)
 
 
+def test_a_larger_model_with_too_few_seeds_does_not_decide(studies):
+    rows = []
+    for columns, seeds in (({"parameters": 1e6}, 3), ({"parameters": 9e6, "model": "large"}, 2)):
+        rows += [*lengths(**columns), *sweep("powerstep", 2.8, seeds=seeds, **columns)]
+        rows += sweep("adamw", 3.0, seeds=seeds, **columns)
+    claim = studies(rows)["1"]
+    (deciding,) = [finding for finding in claim.findings if finding.is_primary]
+    assert deciding.scale.startswith("gpt2-pico,")
+    assert claim.verdict == SUPPORTED
+
+
 def test_claim_1_is_supported_where_powerstep_is_far_better(studies):
     rows = [*lengths(), *sweep("powerstep", 2.0), *sweep("adamw", 3.0)]
     assert studies(rows)["1"].said == SUPPORTED

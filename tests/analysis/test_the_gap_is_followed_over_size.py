@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from analysis.catalogue import figures, tables
+from analysis.claims.definitions import Question
+from analysis.claims.rules.size import gap_trend
+from analysis.claims.verdicts import NOT_TESTED
 from analysis.estimates.ladder import ladder
 from analysis.estimates.statistics import Measured
 from analysis.estimates.trend import constant, fit_trend, power_law
@@ -173,6 +176,38 @@ def test_the_tables_show_the_gaps_and_the_trend():
     ]
     for table in (ladder_table, trend_table):
         assert table(results(made_up()[:1]))[1].empty
+
+
+QUESTION = Question(
+    rule="gap_trend",
+    a={"optimizer": "powerstep"},
+    b=({"optimizer": "adamw"},),
+    margin=0.005,
+    least=4,
+)
+
+
+@pytest.mark.parametrize(
+    ("slope", "verdict"), [(0.03, "not supported"), (-0.03, "supported"), (0.005, "inconclusive")]
+)
+def test_a_trend_is_judged_by_its_interval(slope, verdict):
+    rows = made_up()
+    for row in rows:
+        if row["optimizer"] == "powerstep":
+            row["final_val_loss"] += (slope - SLOPE) * math.log10(row["parameters"] / 1e5)
+    (finding,) = gap_trend(results(rows), QUESTION)
+    assert finding.verdict == verdict
+    assert finding.low < slope < finding.high
+    assert finding.n == 4
+
+
+def test_a_trend_over_three_sizes_or_of_models_that_have_not_learned_is_not_judged():
+    rows = [row for row in made_up() if row["model"] != "b"]
+    assert [each.verdict for each in gap_trend(results(rows), QUESTION)] == ["inconclusive"]
+    rows = [row | {"unigram_loss": 4.0, "bigram_loss": 2.0} for row in made_up()]
+    assert [each.verdict for each in gap_trend(results(rows), QUESTION)] == [NOT_TESTED]
+    rows = [row for row in made_up() if row["model"] in "ab"]
+    assert [*gap_trend(results(rows), QUESTION)] == []
 
 
 def test_a_plan_with_a_ladder_has_its_figure_and_tables():
