@@ -30,7 +30,7 @@ _NAMES = [
     "family",
 ]
 _PLAN = [*PlanRow.__annotations__]
-_SUMMARY = ["run", *Measurements.__annotations__, "reason"]
+_SUMMARY = ["run", *Measurements.__annotations__, "reason", "restored_from"]
 _KEYS = ["experiment", "argument", "value", "run"]  # unique for each row of a plan
 
 

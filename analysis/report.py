@@ -12,6 +12,7 @@ from analysis.claims.claims import Judged, decidable
 from analysis.claims.selection import where
 from analysis.claims.verdicts import INTERVAL, SCOPE
 from analysis.estimates.levels import learned_level, levels
+from analysis.estimates.replication import replication, replication_line
 from analysis.frames import Results, origins
 from analysis.rows import Row
 from analysis.tables.write import make_table
@@ -35,7 +36,9 @@ def write_report(
         folder: results of the profile. The figures must be there already.
         settings: YAML file with the settings behind the plan.
     """
-    notes = [*_notes(results.runs), *_learning(results.runs)]
+    cells = replication(results.runs, results.folder / "reference")
+    notes = [*_notes(results.runs), *_learning(results.runs), replication_line(cells)]
+    notes = [note for note in notes if note]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
@@ -64,6 +67,10 @@ def _notes(runs: pd.DataFrame) -> list[str]:
     notes = [
         f"{counts.sum()} runs: "
         + ", ".join(f"{count} {status}" for status, count in counts.items())
+    ]
+    restored = runs.drop_duplicates("run")["restored_from"].value_counts()
+    notes += [
+        f"{count} of the runs were restored from {origin}" for origin, count in restored.items()
     ]
     without = runs.drop_duplicates("run").dropna(subset="reason")
     notes += [
