@@ -2,7 +2,7 @@
 #   make reproduce                 train and report the profile `laptop`
 #   make reproduce PROFILE=smoke   the same for a small profile, in a few minutes
 #   make reproduce LAUNCHER=slurm  the same on a cluster: each run is a SLURM job
-#   make plan                      show what would be done, and what each job asks for
+#   make plan                      show what would be done, what it costs here, and what each job asks for
 #   make status                    show the progress of every run
 #   make test                      run the tests
 #   make test-field                compare the optimizers of other libraries with their papers
@@ -52,6 +52,7 @@ reproduce: venv
 
 plan: venv
 	@$(SNAKEMAKE) --dry-run
+	@$(IN_VENV) python -m experiments budget --profile "$$PROFILE"
 	@[ ! -e "profiles/$$LAUNCHER/cluster.yaml" ] || $(IN_VENV) python -m experiments jobs \
 		--profile "$$PROFILE" --cluster "profiles/$$LAUNCHER/cluster.yaml"
 

@@ -5,7 +5,6 @@ Each command imports its heavy dependencies itself, so that mistakes are reporte
 
 import argparse
 import importlib
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -14,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from experiments.corpus.settings import Corpus
-from experiments.files import atomic
-from experiments.launch.gpus import own_gpu
-from experiments.plan.files import read_rates, write_plan, write_settings
+from experiments.launch.gpus import own_gpu, visible_gpus
+from experiments.plan.files import write_plan, write_settings
 from experiments.plan.grid import dump_used, plan
 from experiments.plan.reading import lines_named, load_profile
 from experiments.plan.spec import RunSpec
-from experiments.plan.sweeps.following import needed_rows
+from experiments.plan.sweeps.decision import decide, write_decision
 from experiments.runs.folder import ResultsFolder, RunFolder
 from experiments.settings import ConfigError
 
@@ -31,7 +29,6 @@ _STUDIES = {
     "step-cost": (("step_time", "write_step_cost"), "measure the time of a step per parameter"),
     "peak-memory": (("peak_memory", "write_peak_memory"), "measure the peak memory of training"),
 }
-_PROFILE = "name or path of a profile"
 _JOB = "settings of a SLURM job, as JSON; null to train here"
 
 
@@ -40,17 +37,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
     commands = parser.add_subparsers(required=True)
 
-    def add(name: str, run: Callable[[argparse.Namespace], None], purpose: str) -> Any:
+    def add(
+        name: str, run: Callable[[argparse.Namespace], None], purpose: str, profile: bool = False
+    ) -> Any:
         command = commands.add_parser(name, help=purpose)
         command.set_defaults(run=run)
+        if profile:
+            command.add_argument("--profile", default="laptop", help="name or path of a profile")
         return command.add_argument
 
     option = add("corpus", run_corpus, "tokenise a dataset")
     option("--spec", required=True, help="the corpus as JSON")
     option("--folder", type=Path, required=True, help="the corpus's folder")
 
-    option = add("plan", run_plan, "check a profile against its corpora; list its runs")
-    option("--profile", required=True, help=_PROFILE)
+    option = add("plan", run_plan, "check a profile against its corpora; list its runs", True)
     option("--corpora", type=Path, required=True, help="folder of the corpora")
     option("--output", type=Path, required=True, help="CSV file for the list of runs")
     option("--settings", type=Path, required=True, help="YAML file for their settings")
@@ -77,15 +77,14 @@ def main(arguments: list[str] | None = None) -> None:
     option("--package", required=True, help="package of the command")
     option("arguments", nargs="+", help="arguments of the command")
 
-    option = add("jobs", run_jobs, "show the SLURM jobs of unfinished runs")
-    option("--profile", default="laptop", help=_PROFILE)
+    option = add("jobs", run_jobs, "show the SLURM jobs of unfinished runs", True)
     option("--cluster", type=Path, required=True, help="YAML with the key slurm")
 
-    option = add("status", run_status, "show the status of every run")
-    option("--profile", default="laptop", help=_PROFILE)
+    add("status", run_status, "show the status of every run", True)
 
-    option = add("bundles", run_bundles, "write the finished runs as bundles")
-    option("--profile", default="laptop", help=_PROFILE)
+    add("budget", run_budget, "estimate the cost of a profile on this machine", True)
+
+    option = add("bundles", run_bundles, "write the finished runs as bundles", True)
     option("--folder", type=Path, required=True, help="folder for the bundles")
 
     option = add("restore", run_restore, "restore the runs of bundles")
@@ -95,8 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
         run = partial(run_study, *study)
         add(name, run, purpose)("--output", type=Path, required=True, help="CSV file to write")
 
-    option = add("check", run_check, "check how optimizers behave")
-    option("--profile", default="laptop", help=_PROFILE)
+    option = add("check", run_check, "check how optimizers behave", True)
     option("--optimizer", nargs="+", default=[], metavar="NAME", help="entries; by default all")
 
     option = add("bench", run_bench, "measure the time and memory of optimizer steps")
@@ -138,7 +136,7 @@ def run_corpus(options: argparse.Namespace) -> None:
 
 def run_plan(options: argparse.Namespace) -> None:
     """Check the runs against the corpora and the optimizer classes, then write their list."""
-    from experiments.plan.preflight import check_runs, checked_rows
+    from experiments.plan.preflight import check_runs, checked_rows, ready
     from experiments.plan.sweeps.ladder import check_ladder
 
     with lines_named(options.profile):
@@ -149,10 +147,7 @@ def run_plan(options: argparse.Namespace) -> None:
     rows = checked_rows(planned, options.corpora)
     write_settings(options.profile, dump_used(profile, planned), options.settings)
     write_plan(rows, options.output)
-    certain = {run.spec.path for run in planned if not run.extension}
-    others = {run.spec.path for run in planned} - certain
-    may_follow = f", and up to {len(others)} may follow" if others else ""
-    print("\n".join([f"{len(certain)} runs are ready to train{may_follow}", *warnings]))
+    print("\n".join([ready(planned), *warnings]))
 
 
 def run_train(options: argparse.Namespace) -> None:
@@ -196,14 +191,14 @@ def run_launch(options: argparse.Namespace) -> None:
 
 def run_extend(options: argparse.Namespace) -> None:
     """Launch a run that may follow if the best rate of its sweep is the outermost so far."""
-    rows = [row for row in read_rates(options.plan) if row["experiment"] == options.experiment]
-    needed = needed_rows(rows, lambda run: ResultsFolder().run(run).final_loss)
-    is_needed = any(row["run"] == options.run_name for row in needed)
-    print("needed" if is_needed else "not needed")
+    results = ResultsFolder()
+    is_needed = decide(
+        options.plan, options.experiment, options.run_name, lambda run: results.run(run).final_loss
+    )
     if is_needed and not RunFolder(options.folder).is_done:
         run_launch(options)
-    with atomic(options.output) as path:
-        path.write_text(json.dumps({"needed": is_needed}) + "\n", encoding="utf-8")
+    write_decision(options.output, is_needed)
+    print("needed" if is_needed else "not needed")
 
 
 def run_fork_server(options: argparse.Namespace) -> None:
@@ -239,6 +234,16 @@ def run_status(options: argparse.Namespace) -> None:
     with lines_named(options.profile):
         planned = plan(load_profile(options.profile))
     print(status(planned, ResultsFolder()))
+
+
+def run_budget(options: argparse.Namespace) -> None:
+    """Print what the unfinished runs of a profile will cost on this machine."""
+    from experiments.budget.budget import budgets, show
+
+    with lines_named(options.profile):
+        planned = plan(load_profile(options.profile))
+    at_once = len(visible_gpus()) or len(os.sched_getaffinity(0))
+    print(show(budgets(planned, ResultsFolder()), at_once))
 
 
 def run_bundles(options: argparse.Namespace) -> None:

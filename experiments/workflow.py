@@ -14,7 +14,7 @@ from typing import Any
 
 from snakemake.utils import update_config
 
-from experiments.files import check_folder, make_folder, read_object
+from experiments.files import check_folder, make_folder
 from experiments.launch.gpus import visible_gpus
 from experiments.launch.outdated import outdated_sentence
 from experiments.launch.slurm.jobs import check_cluster
@@ -23,6 +23,7 @@ from experiments.launch.warm import offer_warm_processes
 from experiments.plan.grid import plan
 from experiments.plan.options import Options
 from experiments.plan.reading import lines_named, load_profile
+from experiments.plan.sweeps.decision import read_decision
 from experiments.plan.sweeps.following import Row, before
 from experiments.runs.folder import ResultsFolder, RunFolder
 from experiments.settings import ConfigError, digest, parse
@@ -165,8 +166,9 @@ class Workflow:
             check_folder(self._results.path / folder)
         for row in self.rows:
             decision = self.decision_file(row["experiment"], row["run"])
-            is_needed = row["extension"] and (read_object(decision) or {}).get("needed")
-            if is_needed and not self.folder(row["run"]).is_done:
+            if not row["extension"] or not read_decision(decision):
+                continue
+            if not self.folder(row["run"]).is_done:
                 decision.unlink()  # the run failed, or its result is lost: it is launched again
         for run in self.runs:
             check_folder(self.folder(run).path)

@@ -1,9 +1,8 @@
 """Agreement of runs with the committed reference, cell by cell."""
 
-import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from experiments.bundles.bundle import SUFFIX
-from experiments.files import read_object
-from experiments.runs.summary import ENDED
+from experiments.bundles.reference import Scatter, read_reference, scatter
+from experiments.runs.summary import ENDED, Status
 
 _LEVEL = 0.95  # of the prediction intervals
 
@@ -57,25 +55,19 @@ def replication(runs: pd.DataFrame, reference: Path) -> list[Cell]:
     Returns:
         The cells that have runs here and in the reference, and a known scatter.
     """
-    own = runs[runs["status"].isin(ENDED)].drop_duplicates("run")
-    own = own[own["restored_from"].isna()]
-    folders = {Path(run).parent for run in own["run"]}
-    found = [
-        (path, read_object(path) or {})
-        for folder in folders
-        for path in reference.glob(f"*/bundles/{folder.as_posix()}/*{SUFFIX}")
-    ]
-    keys = {path.stem: _without_seed(bundle) for path, bundle in found if "spec" in bundle}
-    there = defaultdict(dict)
-    for path, bundle in found:
-        if "spec" in bundle:
-            there[keys[path.stem]][path.stem] = _loss(bundle["summary"]["final_val_loss"])
+    own = runs[runs["status"].isin(ENDED) & runs["restored_from"].isna()].drop_duplicates("run")
+    folders = [f"{row.model}/{row.optimizer}" for row in own.itertuples()]
+    there = read_reference(reference, folders)
+    cell_of = {run.run: run.cell for run in there}
     here = defaultdict(list)
     for row in own.itertuples():
-        if key := keys.get(Path(row.run).name):
-            here[key].append(row)
-    scatter = _scatter(there)
-    cells = [_cell(rows, [*there[key].values()], scatter) for key, rows in here.items()]
+        if row.run in cell_of:
+            here[cell_of[row.run]].append(row)
+    known = scatter(there)
+    cells = [
+        _cell(rows, [run.loss for run in there if run.cell == cell], known)
+        for cell, rows in here.items()
+    ]
     return [cell for cell in cells if not math.isnan(cell.half_width)]
 
 
@@ -93,40 +85,13 @@ def replication_line(cells: list[Cell]) -> str:
     return said + (f"; not: {', '.join(others)}" if others else "")
 
 
-_Key = tuple[str, str, str]  # model, optimizer, and the rest of the spec without the seed
-
-
-def _without_seed(bundle: dict) -> _Key:
-    spec = {name: value for name, value in bundle["spec"].items() if name != "seed"}
-    return spec["model_name"], spec["optimizer"]["name"], json.dumps(spec, sort_keys=True)
-
-
-def _loss(loss: float | None) -> float:
-    return math.inf if loss is None or math.isnan(loss) else loss
-
-
-def _scatter(cells: dict[_Key, dict[str, float]]) -> dict[tuple[str, ...], tuple[float, int]]:
-    """Return standard deviation and degrees of freedom, by model, and by model and optimizer."""
-    squares: dict[tuple[str, ...], float] = defaultdict(float)
-    df: dict[tuple[str, ...], int] = defaultdict(int)
-    for (model, optimizer, _), by_run in cells.items():
-        losses = np.array([loss for loss in by_run.values() if math.isfinite(loss)])
-        for key in ((model,), (model, optimizer)):
-            if len(losses) > 1:
-                squares[key] += float(((losses - losses.mean()) ** 2).sum())
-                df[key] += len(losses) - 1
-    return {key: (math.sqrt(squares[key] / df[key]), df[key]) for key in df}
-
-
-def _cell(rows: list, there: list[float], scatter: dict) -> Cell:
+def _cell(rows: list, there: list[float], known: Mapping[tuple[str, ...], Scatter]) -> Cell:
     first = rows[0]
-    own = scatter.get((first.model, first.optimizer), scatter.get((first.model,)))
-    deviation, df = own or (math.nan, 1)
-    half = stats.t.ppf((1 + _LEVEL) / 2, df) * deviation
-    half *= math.sqrt(1 / len(rows) + 1 / len(there))
+    own = known.get((first.model, first.optimizer), known.get((first.model,)))
+    half = math.nan
+    if own:
+        half = float(stats.t.ppf((1 + _LEVEL) / 2, own.df)) * own.deviation
+        half *= math.sqrt(1 / len(rows) + 1 / len(there))
     name = f"{first.label} on {first.model} at lr {first.lr:g}"
-    return Cell(name, _mean(_loss(row.final_val_loss) for row in rows), _mean(there), float(half))
-
-
-def _mean(losses: Iterable[float]) -> float:
-    return float(np.mean([*losses]))
+    here = [math.inf if row.status == Status.DIVERGED else row.final_val_loss for row in rows]
+    return Cell(name, float(np.mean(here)), float(np.mean(there)), half)

@@ -77,6 +77,14 @@ def checked_rows(planned: list[PlannedRun], corpora: Path) -> list[PlanRow]:
     return rows
 
 
+def ready(planned: list[PlannedRun]) -> str:
+    """Return the number of runs as a sentence."""
+    certain = {run.spec.path for run in planned if not run.extension}
+    others = {run.spec.path for run in planned} - certain
+    may_follow = f", and up to {len(others)} may follow" if others else ""
+    return f"{len(certain)} runs are ready to train{may_follow}"
+
+
 def _check_optimizer(run: PlannedRun) -> None:
     """Build a run's optimizer on the meta device.
 

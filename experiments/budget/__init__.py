@@ -1,0 +1,1 @@
+"""The cost of a profile on this machine, before it starts."""
