@@ -196,7 +196,7 @@ def test_snakemake_leaves_true_and_false_as_text(given, meant):
 def test_an_unknown_profile_is_told_the_known_ones():
     with pytest.raises(
         ConfigError,
-        match=r"profile is 'desktop', .* one of laptop, lion, low_memory, paper, smoke, study",
+        match=r"profile is 'desktop', .* one of gpu, laptop, lion, low_memory, paper, smoke, study",
     ):
         load_profile("desktop")
 

@@ -5,10 +5,12 @@ import re
 import pytest
 
 from analysis.papers.numbers import load_paper
+from experiments.models.build import model_on_meta
 from experiments.optimizers.source_code import source_sha256
 from experiments.plan.grid import plan
 from experiments.plan.reading import CONFIG_DIR, load_profile, profile_names
 from experiments.plan.spec import RunSpec
+from experiments.plan.sweeps.ladder import check_ladder
 from tests.conftest import profile_values, write_profile
 
 
@@ -38,23 +40,48 @@ def test_every_experiment_of_the_paper_is_in_each_profile(name):
     assert wanted <= {run.experiment for run in plan(load_profile(name))}
 
 
-@pytest.mark.parametrize("name", ["laptop", "study", "paper"])
-def test_every_optimizer_has_as_many_learning_rates_to_choose_from(name):
-    runs = [run.spec for run in plan(load_profile(name)) if run.experiment == "learning_rate"]
-    tried = {}
-    for spec in runs:
-        cell = tried.setdefault((spec.model_name, spec.optimizer.name), set())
-        cell.add((spec.training.lr, spec.seed))
-    numbers = {(len({lr for lr, _ in cell}), len(cell)) for cell in tried.values()}
-    assert len(numbers) == 1
-    assert min(rates for rates, _ in numbers) >= 3
+@pytest.mark.parametrize("name", ["laptop", "study", "gpu", "paper"])
+def test_every_optimizer_has_several_learning_rates_to_choose_from(name):
+    tried, following = {}, set()
+    for run in plan(load_profile(name)):
+        if run.experiment == "learning_rate":
+            cell = run.spec.model_name, run.spec.optimizer.name
+            if run.extension:
+                following.add(cell)
+            else:
+                tried.setdefault(cell, set()).add(run.spec.training.lr)
+    numbers = {cell: len(lrs) for cell, lrs in tried.items()}
+    # Where the numbers differ, no optimizer ends at the edge of its own: further rates follow.
+    assert len({*numbers.values()}) == 1 or following == {*tried}
+    assert min(numbers.values()) >= 3
+
+
+def test_the_default_profile_replicates_the_study():
+    laptop, study = (
+        {run.spec.path for run in plan(load_profile(name)) if not run.extension}
+        for name in ("laptop", "study")
+    )
+    assert laptop <= study
+
+
+@pytest.mark.parametrize("name", ["study", "gpu"])
+def test_a_ladder_has_increasing_sizes_and_twenty_tokens_a_parameter(name):
+    profile = load_profile(name)
+    planned = plan(profile)
+    check_ladder(profile, planned)
+    for model in profile.ladder:
+        spec = next(run.spec for run in planned if run.spec.model_name == model)
+        size = sum(tensor.numel() for tensor in model_on_meta(spec.model).parameters())
+        assert spec.training.tokens >= 19.9 * size
 
 
 def test_lion_may_choose_the_rates_that_its_paper_recommends():
-    rates = {}
-    for run in plan(load_profile("laptop")):
-        if run.experiment == "learning_rate":
-            rates.setdefault(run.spec.optimizer.name, set()).add(run.spec.training.lr)
+    rates = {"adamw": set(), "lion": set()}
+    for run in plan(load_profile("study")):
+        name, model = run.spec.optimizer.name, run.spec.model_name
+        counts = name == "lion" or not run.extension
+        if run.experiment == "learning_rate" and model == "gpt2-142k" and name in rates and counts:
+            rates[name].add(run.spec.training.lr)
     # arXiv:2302.06675, section 5: 3 to 10 times smaller than AdamW's.
     for factor in (3, 10):
         assert min(rates["lion"]) * 0.99 <= min(rates["adamw"]) / factor <= max(rates["lion"])
@@ -75,15 +102,15 @@ def test_the_plan_of_the_paper_trains_its_models_as_it_says():
             assert ours[key] == value
 
 
-def test_study_has_every_optimizer_and_model_for_processors_and_three_seeds():
+def test_study_has_every_optimizer_for_processors_and_three_seeds_of_what_decides():
     profile = load_profile("study")
     runs = [run.spec for run in plan(profile)]
-    small = {name for name, model in profile.models.items() if model.vocab_size == 4096}
     every = {name for name, entry in profile.optimizers.items() if not entry.extra}
-    assert {spec.model_name for spec in runs} == small
-    assert {spec.optimizer.name for spec in runs} >= every - {"adam"}
-    for name, experiment in profile.experiments.items():
-        assert len(experiment.seeds) >= 3, name
+    assert {spec.optimizer.name for spec in runs} == every
+    for model in profile.ladder[:4]:
+        for optimizer in ("adamw", "powerstep"):
+            cell = [s for s in runs if (s.model_name, s.optimizer.name) == (model, optimizer)]
+            assert {spec.seed for spec in cell} >= {0, 1, 2}
 
 
 def test_a_path_tells_model_optimizer_lr_and_seed(paths):
