@@ -132,6 +132,17 @@ def read_collected(path: Path, folder: Path) -> Results:
     return Results(folder, runs, pd.DataFrame(columns=["run", *COLUMNS]))
 
 
+def origin_of(runs: pd.DataFrame) -> pd.Series:
+    """Return where each run was trained: "here", or "elsewhere" for a restored one."""
+    return runs["restored_from"].isna().map({True: "here", False: "elsewhere"})
+
+
+def trained_together(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs whose times compare: those trained here, or all if all were restored."""
+    here = runs[(origin_of(runs) == "here") & runs["status"].isin(ENDED)]
+    return runs if here.empty else here
+
+
 def origins(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the code, package versions, machine and corpus of runs, one row each.
 

@@ -13,7 +13,7 @@ from analysis.claims.selection import where
 from analysis.claims.verdicts import INTERVAL, SCOPE
 from analysis.estimates.levels import learned_level, levels
 from analysis.estimates.replication import replication, replication_line
-from analysis.frames import Results, origins
+from analysis.frames import Results, origin_of, origins
 from analysis.rows import Row
 from analysis.tables.write import make_table
 from analysis.text import MISSING, number
@@ -142,6 +142,7 @@ def _run_table(runs: pd.DataFrame) -> str:
             "peak memory (MiB)": (once["peak_memory_bytes"] / 2**20).map(
                 "{:.0f}".format, na_action="ignore"
             ),
+            "trained": origin_of(once),
             "experiments": experiments,
         }
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from analysis.estimates.losses import best_lr, final_losses, is_sweep, protocols
-from analysis.frames import Results
+from analysis.frames import Results, origin_of
 from analysis.tables.cells import Table, cell_texts, labelled, row_names
 from analysis.text import MISSING, number
 from experiments.runs.summary import ENDED
@@ -55,6 +55,7 @@ def _costs(runs: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
                 "tokens_per_second": ended["tokens_per_second"].mean(),
                 "optimizer_seconds": ended["optimizer_seconds"].mean(),
                 "peak_memory_bytes": ended["peak_memory_bytes"].mean(),
+                "trained": " and ".join(sorted(origin_of(ended).unique(), reverse=True)),
             }
         )
     return pd.DataFrame(rows)
@@ -67,6 +68,7 @@ def _shown_costs(numbers: pd.DataFrame) -> pd.DataFrame:
             "tokens/s": numbers["tokens_per_second"].map("{:,.0f}".format),
             "optimizer step (ms)": (numbers["optimizer_seconds"] * 1e3).map("{:.2f}".format),
             "peak memory (MiB)": (numbers["peak_memory_bytes"] / 2**20).map("{:,.0f}".format),
+            "trained": numbers["trained"],
         }
     )
 

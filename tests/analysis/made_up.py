@@ -42,6 +42,7 @@ def run(optimizer: str, loss: float, seed: int = 0, lr: float = 1e-3, **columns:
         "spikes": 0,
         "largest_spike": 0.0,
         "parameters": 1e6,
+        "restored_from": math.nan,
     } | columns
     name = [row[key] for key in ("model", "optimizer", "argument", "value", "lr", "seed")]
     return {"run": "/".join(map(str, [*name, row["planned_steps"]]))} | row

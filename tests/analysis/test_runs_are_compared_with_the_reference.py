@@ -8,7 +8,8 @@ import pytest
 from scipy import stats
 
 from analysis.estimates.replication import replication, replication_line
-from analysis.frames import read_results
+from analysis.frames import Results, origin_of, read_results, trained_together
+from analysis.tables.cost import cost
 from tests.analysis.conftest import planned, write_run
 
 THERE = {0: 3.00, 1: 3.02, 2: 3.01}
@@ -86,3 +87,15 @@ def test_intervals_hold_as_many_new_runs_as_they_say(compared):
         (cell,) = compared({0: 3 + 0.01 * rng.standard_normal()}, there)
         held.append(cell.agrees)
     assert 0.85 <= np.mean(held) <= 1.0
+
+
+def test_times_of_restored_runs_count_only_if_all_are_restored(results_folder):
+    rows = [planned("adamw", seed) for seed in range(3)]
+    for row, origin in zip(rows, ({}, {"restored_from": "there"}, {}), strict=True):
+        write_run(results_folder, row, 3.0, **origin)
+    runs = read_results(rows, results_folder).runs
+    assert trained_together(runs)["seed"].tolist() == [0, 2]
+    assert trained_together(runs[runs["seed"] == 1])["seed"].tolist() == [1]
+    assert origin_of(runs).tolist() == ["here", "elsewhere", "here"]
+    _, shown = cost(Results(results_folder, runs, None))
+    assert shown["trained"].tolist() == ["here and elsewhere"]

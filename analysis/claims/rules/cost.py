@@ -17,7 +17,7 @@ from analysis.claims.verdicts import (
     Finding,
 )
 from analysis.estimates.statistics import mean_of
-from analysis.frames import Results, read_table
+from analysis.frames import Results, read_table, trained_together
 from analysis.papers.numbers import load_paper
 
 MIB = 2**20  # bytes in a MiB
@@ -76,15 +76,15 @@ def throughput(results: Results, question: Question) -> Iterator[Finding]:
     """Judge whether a training step of `a` takes at most the margin longer than one of `b`.
 
     Compared are the runs of the experiment `comparison`, each with the other's of the same seed. A
-    diverged run counts, because its steps took time too. A further finding describes the update
-    alone.
+    diverged run counts, because its steps took time too. Restored runs, whose machine may be
+    another, count only if all are restored. A further finding describes the update alone.
     """
     rule = (
         f"Supported if the {INTERVAL:.0%} interval of the mean log ratio of step times, paired by"
         f" seed, is below +{question.margin:.0%}, not supported if it is above. Inconclusive"
         f" otherwise, and with fewer than {question.least} pairs. {question.reason}"
     )
-    runs = results.runs[results.runs["experiment"] == _PAIRS]
+    runs = trained_together(results.runs[results.runs["experiment"] == _PAIRS])
     compared = [*each_model(runs, question)]
     yield from (_whole_step(each, question, rule) for each in compared)
     if not compared:
