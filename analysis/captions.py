@@ -144,6 +144,15 @@ def loss_by_optimizer(subject: str) -> str:
     )
 
 
+def own_rates(experiment: str, rows: _Rows) -> str:
+    """Return the caption of a table of the best rates in an experiment."""
+    return (
+        f"Final validation loss at the best learning rate of each sweep in the experiment"
+        f" {experiment}, in nats per token: {seeds(rows)}. 'fitted' is the minimum of a quadratic"
+        " through the nearest rates."
+    )
+
+
 def loss_over_cost(model: str, rows: _Rows) -> str:
     """Return the caption of a figure of losses over tokens and time."""
     return f"Validation loss over tokens and over training time: {model}. {lines(rows)}"

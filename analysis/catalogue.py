@@ -20,6 +20,7 @@ _BY_MODEL = {
     "large_scale": (5, "AdamW with fp32 state and PowerStep with int8 state"),
     "stacey": (7, "PowerStep and Stacey(p,2)"),
 }
+_SWEPT = 3  # learning rates of an experiment from which it is a sweep
 _KNOWN = {*_BY_MODEL, "sensitivity", "learning_rate", "effective_steps"}
 
 
@@ -99,6 +100,7 @@ def tables(plan: Iterable[Row]) -> dict[str, Artefact]:
     for name in unique(plan, "experiment"):
         if name not in {*_KNOWN, "low_memory"}:
             found += _losses(plan, f"loss_{name}", name, f"in the experiment {name}")
+    found += _own_rates(plan)
     if rows := where(plan, experiment="low_memory"):
         caption = captions.loss_and_cost(rows)
         found.append(Artefact("low_memory", "loss_and_cost", caption, tuple(rows)))
@@ -262,6 +264,18 @@ def _losses(plan: list[Row], name: str, experiment: str, subject: str) -> list[A
     rows = with_sweep(plan, experiment)
     caption = captions.loss_by_optimizer(subject)
     return [Artefact(name, "loss_by_optimizer", caption, tuple(rows))] if rows else []
+
+
+def _own_rates(plan: list[Row]) -> list[Artefact]:
+    """Return a table for each experiment that sweeps the learning rate beside something else."""
+    found = []
+    for name in unique(plan, "experiment"):
+        rows = where(plan, experiment=name)
+        swept = len({row["lr"] for row in rows if not row["extension"]}) >= _SWEPT
+        if swept and name != "learning_rate":
+            caption = captions.own_rates(name, rows)
+            found.append(Artefact(f"own_lr_{name}", "loss_at_own_lr", caption, tuple(rows)))
+    return found
 
 
 def _table(plan: list[Row], experiment: str, kind: str, subject: str) -> list[Artefact]:

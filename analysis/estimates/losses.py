@@ -72,13 +72,17 @@ def final_losses(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_lr(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the best learning rate of each cell in the experiment `learning_rate`.
+    """Return the best learning rate of each cell of sweeps.
 
     The best learning rate has the lowest mean final validation loss. Rates at which a seed diverged
     are left out. That mean is too low, because its noise helped to choose it; the more so, the
     flatter the curve. Verdicts use the minimum of a quadratic instead, `fitted_loss`. A cell with
     missing runs in its sweep gets no best rate. A profile may give optimizers different numbers of
     rates; the column `tried` shows them.
+
+    Args:
+        runs: planned runs, such as those of `is_sweep`, with the columns of
+            `analysis.frames.Results.runs`.
 
     Returns:
         The chosen rows of `final_losses`, with the columns `tried` (number of rates in the sweep),
@@ -88,7 +92,6 @@ def best_lr(runs: pd.DataFrame) -> pd.DataFrame:
         analysis.estimates.optimum, with the half-width of the loss's 95 % interval; NaN without a
         fit).
     """
-    runs = runs[is_sweep(runs)]
     sweep = final_losses(runs)
     cells = {name: cell for name, cell in runs.groupby(_OWN, sort=False)}
     chosen = []

@@ -68,7 +68,7 @@ def loss_over_state(results: Results) -> tuple[Figure, pd.DataFrame]:
     """
     runs = results.runs[results.runs["argument"] == ""]
     size = (runs["state_bytes"] / runs["parameters"]).groupby(runs["optimizer"]).mean()
-    own = best_lr(runs).assign(protocol="own best lr")
+    own = best_lr(runs[is_sweep(runs)]).assign(protocol="own best lr")
     data = pd.concat([_planned(runs), own], ignore_index=True)
     data["state_bytes_per_parameter"] = data["optimizer"].map(size)
     figure, (axis,) = canvas.new(height=3.2)

@@ -117,7 +117,7 @@ def _compared(runs: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
     for (model, _), at_lr in runs[~is_sweep(runs)].groupby(["model", "lr"], sort=False):
         yield model, protocols(at_lr)[0], at_lr
     keys = ["model", "optimizer", "argument", "value", "lr"]
-    own = runs[is_sweep(runs)].merge(best_lr(runs)[keys], on=keys)
+    own = runs[is_sweep(runs)].merge(best_lr(runs[is_sweep(runs)])[keys], on=keys)
     for model, of_model in own.groupby("model", sort=False):
         yield model, "own best lr", of_model
 

@@ -7,6 +7,7 @@ from analysis.estimates.losses import (
     final_losses,
     is_sweep,
     protocols,
+    show,
     show_lr,
     show_own,
 )
@@ -25,7 +26,7 @@ def loss_by_optimizer(results: Results) -> Table:
     """
     runs = results.runs
     planned = final_losses(runs[~is_sweep(runs)])
-    best = best_lr(runs)
+    best = best_lr(runs[is_sweep(runs)])
     numbers = pd.concat(
         [planned.assign(protocol=protocols(planned)), best.assign(protocol="own best lr")]
     )
@@ -88,3 +89,18 @@ def loss_by_lr(results: Results) -> Table:
             zip(row_names(of_model), (show_lr(row) for _, row in of_model.iterrows()), strict=True)
         )
     return numbers, labelled(columns, list(dict.fromkeys(row_names(numbers))))
+
+
+def loss_at_own_lr(results: Results) -> Table:
+    """Return the best rate of each sweep and its loss: a row per optimizer and varied value."""
+    best = best_lr(results.runs)
+    shown = pd.DataFrame(
+        {
+            "model": best["model"],
+            "loss at the best lr": [show(row) for _, row in best.iterrows()],
+            "best lr": [show_lr(row) for _, row in best.iterrows()],
+            "fitted loss": best["fitted_loss"].map("{:.3f}".format, na_action="ignore"),
+            "fitted lr": best["fitted_lr"].map("{:.2g}".format, na_action="ignore"),
+        }
+    )
+    return best, shown.set_index(pd.Index(row_names(best), name="optimizer"))

@@ -12,7 +12,12 @@ from analysis.frames import Results
 from analysis.tables.cells import Table
 from analysis.tables.cost import cost, loss_and_cost, time_to_target
 from analysis.tables.effective_steps import effective_steps, rounding
-from analysis.tables.final_losses import loss_by_lr, loss_by_optimizer, loss_by_value
+from analysis.tables.final_losses import (
+    loss_at_own_lr,
+    loss_by_lr,
+    loss_by_optimizer,
+    loss_by_value,
+)
 from analysis.tables.ladder import ladder_table, trend_table
 from analysis.tables.paper_gap import paper_gap
 from analysis.tables.planned import hyperparameters, layouts, state_memory_per_device
@@ -58,6 +63,7 @@ _KINDS = {
     "loss_by_optimizer": loss_by_optimizer,
     "loss_by_value": loss_by_value,
     "loss_by_lr": loss_by_lr,
+    "loss_at_own_lr": loss_at_own_lr,
     "paper_gap": paper_gap,
     "effective_steps": effective_steps,
     "rounding": rounding,

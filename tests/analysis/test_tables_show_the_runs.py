@@ -12,7 +12,12 @@ from analysis.figures import canvas
 from analysis.figures.final_losses import loss_over_state
 from analysis.frames import read_plan, read_results
 from analysis.tables.cost import time_to_target
-from analysis.tables.final_losses import loss_by_lr, loss_by_optimizer, loss_by_value
+from analysis.tables.final_losses import (
+    loss_at_own_lr,
+    loss_by_lr,
+    loss_by_optimizer,
+    loss_by_value,
+)
 from analysis.tables.write import make_table, write_table
 from tests.analysis.conftest import planned, write_plan, write_run
 
@@ -288,3 +293,18 @@ def test_every_table_can_be_written_before_any_run_is_done(results_folder):
             text = (results_folder / "mine" / "tables" / f"{table.name}.md").read_text()
             assert "missing" in text or "–" in text or not table.trained, table.name
             assert "nan" not in text.lower(), table.name
+
+
+def test_a_sweep_of_any_experiment_has_a_table_of_its_best_rates(sweep):
+    finals = {("adamw", lr): (loss, loss + 0.1) for lr, loss in ((1e-3, 3.2), (2e-3, 3.0))}
+    results = sweep(finals | {("adamw", 4e-3): (3.1, 3.2)}, "tuned")
+    assert "own_lr_tuned" in tables(results.runs.to_dict("records"))
+    numbers, shown = loss_at_own_lr(results)
+    assert numbers["lr"].tolist() == [2e-3]
+    assert shown.loc["AdamW", "best lr"] == "0.002"
+    assert shown.loc["AdamW", "loss at the best lr"].startswith("3.050 ± ")
+    # The quadratic through 3.25, 3.05 and 3.15 at -1, 0 and 1 octaves.
+    level, slope, curvature = 3.05, (3.15 - 3.25) / 2, (3.15 + 3.25) / 2 - 3.05
+    assert numbers["fitted_loss"].item() == pytest.approx(level - slope**2 / (4 * curvature))
+    two = sweep(finals, "pair")
+    assert "own_lr_pair" not in tables(two.runs.to_dict("records"))
