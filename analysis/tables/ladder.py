@@ -35,9 +35,11 @@ def trend_table(results: Results) -> Table:
     for optimizer in COMPARED:
         rungs = ladder(results.runs, optimizer)
         sizes, gaps = [rung.parameters for rung in rungs], [rung.gap for rung in rungs]
-        trend = fit_trend(sizes, gaps)
-        if trend:
+        if trend := fit_trend(sizes, gaps):
             rows += [{"optimizer": optimizer, **row} for row in _trend_rows(trend, sizes, gaps)]
+        for name in (BASELINE, optimizer) if optimizer == COMPARED[0] else (optimizer,):
+            rates = fit_trend(sizes, [rung.log2_lrs[name] for rung in rungs])
+            rows += [{"optimizer": name, **_rate_row(rates)}] if rates else []
     numbers = pd.DataFrame(rows, columns=["optimizer", "what", "value", "low", "high", "note"])
     shown = pd.DataFrame(
         {
@@ -121,6 +123,13 @@ def _trend_rows(
     for name, size in _AIMS.items():
         other = f"{power[0] * size ** power[1]:+.3f}" if power else "none, as gaps differ in sign"
         yield _row(f"gap at {name}, extrapolated", trend.at(size), f"by a power law {other}")
+
+
+def _rate_row(trend: Trend) -> dict[str, object]:
+    """Return how the best learning rate changes with size, in octaves."""
+    aims = ", ".join(f"{name} {2 ** trend.at(size).value:.1g}" for name, size in _AIMS.items())
+    note = f"lack of fit p = {trend.lack_of_fit:.2g}; extrapolated: {aims}"
+    return _row("octaves of the best lr per decade of parameters", trend.slope, note)
 
 
 def _row(what: str, measured: Measured, note: str) -> dict[str, object]:

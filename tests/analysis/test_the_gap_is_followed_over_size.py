@@ -174,6 +174,10 @@ def test_the_tables_show_the_gaps_and_the_trend():
         "gap at 124M, extrapolated",
         "gap at 8B, extrapolated",
     ]
+    rates = numbers[numbers["what"].str.startswith("octaves")].set_index("optimizer")
+    assert rates.index.tolist() == ["adamw", "powerstep"]
+    assert (rates["low"] < 0).all()  # the made-up best rates are the same at all sizes
+    assert (rates["high"] > 0).all()
     for table in (ladder_table, trend_table):
         assert table(results(made_up()[:1]))[1].empty
 
