@@ -174,11 +174,12 @@ rule extend:
         corpus=corpus_of,
         folder=lambda wildcards: WORKFLOW.folder(run_of(wildcards)).path,
         name=run_of,
+        plan=PLAN_FILE,
     message:
         "train {wildcards.model} with {wildcards.optimizer}, {wildcards.run}, if the best rate is outermost"
     shell:
         f"{KEEP_MEMORY} exec python -m experiments extend"
-        " --plan {PLAN_FILE:q} --experiment {wildcards.experiment:q} --run-name {params.name:q}"
+        " --plan {params.plan:q} --experiment {wildcards.experiment:q} --run-name {params.name:q}"
         " --spec {resources.spec:q} --corpus {params.corpus:q}"
         " --folder {params.folder:q} --threads {threads} --job {resources.job:q}"
         " --tensorboard {resources.tensorboard} --output {output:q} > {log:q} 2>&1"
