@@ -1,17 +1,19 @@
 """The gap of an optimizer to another at each size of a ladder, both at their own best rates."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from analysis.estimates.losses import is_sweep
-from analysis.estimates.optimum import Optima, fit_optima
+from analysis.estimates.optimum import Noise, Optima, fit_optima
 from analysis.estimates.statistics import Measured
 from analysis.estimates.tokens import TokenRatio, token_slope
 
 BASELINE = "adamw"
+_LEAST_DF = 4  # of a size's own variance of the residuals
 COMPARED = ("powerstep", "powerstep-int8")  # optimizers whose gap to the baseline is followed
 
 
@@ -51,9 +53,8 @@ class Rung:
 def ladder(runs: pd.DataFrame, optimizer: str, baseline: str = BASELINE) -> list[Rung]:
     """Return the sizes at which both optimizers have a fitted optimum, in their order.
 
-    The optima of all sizes come from one least-squares fit, in which the seeds of a size have
-    common effects. The variance of the residuals is common to all sizes, since large models have
-    too few runs to estimate their own.
+    The optima of a size come from one least-squares fit, in which a seed has the same effect on
+    both optimizers. A size with few runs takes the variance of the residuals from all sizes.
 
     Args:
         runs: planned runs, with the columns of `analysis.frames.Results.runs`.
@@ -63,17 +64,18 @@ def ladder(runs: pd.DataFrame, optimizer: str, baseline: str = BASELINE) -> list
     names = (optimizer, baseline)
     chosen = runs[is_sweep(runs) & (runs["rung"] > 0) & runs["optimizer"].isin(names)]
     chosen = chosen[chosen["argument"] == ""]
-    cells, models = {}, {}
+    models, fits = {}, {}
     for (_, model), of_model in chosen.sort_values("rung").groupby(["rung", "model"]):
-        own = {(model, name): cell for name, cell in of_model.groupby("optimizer")}
-        if len(own) == len(names) and _fits(own):
-            cells |= own
-            models[model] = of_model
-    optima = _fit(cells) if cells else None
-    if optima is None:
-        return []
+        cells = dict(iter(of_model.groupby("optimizer")))
+        fit = fit_optima(cells) if len(cells) == len(names) else None
+        if fit:
+            models[model], fits[model] = of_model, fit
+    pooled = _pooled(fit.noise for fit in fits.values())
+    for model, fit in fits.items():
+        if fit.df < _LEAST_DF:
+            fits[model] = fit_optima(dict(iter(models[model].groupby("optimizer"))), pooled)
     slopes = _slopes(runs, models, baseline)
-    return [_rung(model, of_model, optima, names, slopes) for model, of_model in models.items()]
+    return [_rung(models[model], fit, names, slopes) for model, fit in fits.items()]
 
 
 def label_of(runs: pd.DataFrame, optimizer: str) -> str:
@@ -82,16 +84,11 @@ def label_of(runs: pd.DataFrame, optimizer: str) -> str:
     return labels.iloc[0] if len(labels) else optimizer
 
 
-_Cell = tuple[str, str]  # model and optimizer
-
-
-def _fits(cells: Mapping[_Cell, pd.DataFrame]) -> bool:
-    return _fit(cells) is not None
-
-
-def _fit(cells: Mapping[_Cell, pd.DataFrame]) -> Optima | None:
-    named = {"/".join(cell): runs for cell, runs in cells.items()}
-    return fit_optima(named, {"/".join(cell): cell[0] for cell in cells})
+def _pooled(noises: Iterable[Noise]) -> Noise:
+    known = [noise for noise in noises if noise.variance == noise.variance]  # not NaN
+    df = sum(noise.df for noise in known)
+    squares = sum(noise.variance * noise.df for noise in known)
+    return Noise(squares / df if df else math.nan, df)
 
 
 def _slopes(
@@ -112,22 +109,21 @@ def _slopes(
 
 
 def _rung(
-    model: str,
     runs: pd.DataFrame,
     optima: Optima,
     names: tuple[str, str],
     slopes: Mapping[float, Measured],
 ) -> Rung:
-    own = {name: optima.cells[f"{model}/{name}"] for name in names}
+    own = {name: optima.cells[name] for name in names}
     parameters = float(runs["parameters"].max())
     return Rung(
-        model,
+        runs["model"].iloc[0],
         parameters,
         float(runs["tokens"].max()),
         {name: optimum.loss for name, optimum in own.items()},
         {name: optimum.log2_lr for name, optimum in own.items()},
         {name: optimum.is_inside for name, optimum in own.items()},
-        optima.difference({f"{model}/{names[0]}": 1, f"{model}/{names[1]}": -1}),
+        optima.difference({names[0]: 1, names[1]: -1}),
         _interpolated(slopes, float(np.log10(parameters))),
         float(runs["bytes_per_token"].max()),
     )

@@ -36,12 +36,25 @@ class Optimum:
 
 
 @dataclass(frozen=True)
+class Noise:
+    """The variance of residuals, NaN if unknown, and its degrees of freedom."""
+
+    variance: float
+    df: int
+
+
+@dataclass(frozen=True)
 class Optima:
     """The optima of several cells, from one least-squares fit with a common effect of each seed."""
 
     cells: dict[str, Optimum]
     covariance: np.ndarray  # of the cells' lowest losses, in their order
-    df: int
+    noise: Noise
+
+    @property
+    def df(self) -> int:
+        """Degrees of freedom of all standard errors."""
+        return self.noise.df
 
     def difference(self, weights: Mapping[str, float]) -> Measured:
         """Return a weighted sum of the cells' lowest losses, such as {"a": 1, "b": -1}."""
@@ -51,17 +64,14 @@ class Optima:
         return Measured(float(vector @ losses), float(np.sqrt(variance)), self.df)
 
 
-def fit_optima(
-    cells: Mapping[str, pd.DataFrame], groups: Mapping[str, str] | None = None
-) -> Optima | None:
+def fit_optima(cells: Mapping[str, pd.DataFrame], noise: Noise | None = None) -> Optima | None:
     """Fit the optimum of each cell: y = L* + c·(x - x*)² + effect of the seed, x = log2(lr).
 
     Args:
         cells: runs by the name of their cell, with the columns lr, seed, status and
             final_val_loss. Several runs of a rate differ in their seeds.
-        groups: group of each cell, such as its model. A seed has the same effect on all cells of a
-            group; the variance of the residuals is common to all groups. By default all cells are
-            one group.
+        noise: variance of the residuals, for runs that are too few to estimate it; by default it is
+            that of their own residuals.
 
     Returns:
         None if a cell has fewer than three rates at which every run completed near its best one,
@@ -71,50 +81,33 @@ def fit_optima(
     if any(runs["lr"].nunique() < 3 for runs in chosen.values()):
         return None
     centers = {name: np.log2(runs["lr"]).mean() for name, runs in chosen.items()}
-    effects = _seed_effects(chosen, groups or dict.fromkeys(chosen, ""))
+    seeds = sorted({seed for runs in chosen.values() for seed in runs["seed"]})
     rows = []
     for position, (name, runs) in enumerate(chosen.items()):
         x = np.log2(runs["lr"].to_numpy(float)) - centers[name]
-        block = np.zeros((len(runs), 3 * len(chosen)))
+        block = np.zeros((len(runs), 3 * len(chosen) + len(seeds) - 1))
         block[:, 3 * position : 3 * position + 3] = np.column_stack([np.ones_like(x), x, x * x])
-        rows.append(np.hstack([block, effects[name]]))
+        # The effects of the seeds sum to 0.
+        for row, seed in enumerate(runs["seed"]):
+            if seed == seeds[-1]:
+                block[row, 3 * len(chosen) :] = -1
+            else:
+                block[row, 3 * len(chosen) + seeds.index(seed)] = 1
+        rows.append(block)
     design = np.vstack(rows)
     losses = np.concatenate([runs["final_val_loss"].to_numpy(float) for runs in chosen.values()])
     solution, _, rank, _ = np.linalg.lstsq(design, losses, rcond=None)
     if rank < design.shape[1]:
         return None  # a cell has none of the others' seeds, or too few rates
-    df = len(losses) - int(rank)
-    residuals = losses - design @ solution
+    noise = noise or _noise(losses - design @ solution, len(losses) - int(rank))
+    full = noise.variance * np.linalg.inv(design.T @ design)
+    return _optima(chosen, cells, centers, solution, full, noise)
+
+
+def _noise(residuals: np.ndarray, df: int) -> Noise:
     # Equal runs say nothing about how much others would vary.
-    variance = float(residuals @ residuals) / df if df and np.ptp(residuals) > 1e-12 else np.nan
-    full = variance * np.linalg.inv(design.T @ design)
-    return _optima(chosen, cells, centers, solution, full, df)
-
-
-def _seed_effects(
-    cells: Mapping[str, pd.DataFrame], groups: Mapping[str, str]
-) -> dict[str, np.ndarray]:
-    """Return columns of the design for the seeds; those of a group have effects that sum to 0."""
-    seeds = {
-        group: sorted(
-            {seed for name in cells if groups[name] == group for seed in cells[name]["seed"]}
-        )
-        for group in dict.fromkeys(groups[name] for name in cells)
-    }
-    width = sum(len(of_group) - 1 for of_group in seeds.values())
-    first, start = {}, 0
-    for group, of_group in seeds.items():
-        first[group], start = start, start + len(of_group) - 1
-    effects = {}
-    for name, runs in cells.items():
-        of_group, begin = seeds[groups[name]], first[groups[name]]
-        effects[name] = np.zeros((len(runs), width))
-        for row, seed in enumerate(runs["seed"]):
-            if seed == of_group[-1]:
-                effects[name][row, begin : begin + len(of_group) - 1] = -1
-            else:
-                effects[name][row, begin + of_group.index(seed)] = 1
-    return effects
+    known = df and np.ptp(residuals) > 1e-12
+    return Noise(float(residuals @ residuals) / df if known else np.nan, df)
 
 
 def near_best(runs: pd.DataFrame) -> pd.DataFrame:
@@ -141,10 +134,10 @@ def _optima(
     centers: Mapping[str, float],
     solution: np.ndarray,
     full: np.ndarray,
-    df: int,
+    noise: Noise,
 ) -> Optima | None:
     """Return the minima of the fitted quadratics, with errors by the delta method."""
-    optima, gradients = {}, np.zeros((len(chosen), len(solution)))
+    optima, gradients, df = {}, np.zeros((len(chosen), len(solution))), noise.df
     for position, (name, runs) in enumerate(chosen.items()):
         own = slice(3 * position, 3 * position + 3)
         level, slope, curvature = solution[own]
@@ -166,4 +159,4 @@ def _optima(
             is_inside=bool(tried.min() < at - error and at + error < tried.max()),
             rates=tuple(sorted(runs["lr"].unique().tolist())),
         )
-    return Optima(optima, gradients @ full @ gradients.T, df)
+    return Optima(optima, gradients @ full @ gradients.T, noise)

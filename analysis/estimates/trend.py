@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import optimize, stats
 
 from analysis.estimates.statistics import Measured
 
-LACK_OF_FIT = (
-    0.1  # p-value of the test of the line below which sizes scatter more than their errors
-)
+# p-value of the test of the line below which sizes scatter more than their errors. A smaller one
+# would miss scatter more often, and intervals would cover less than they say.
+LACK_OF_FIT = 0.25
 
 
 @dataclass(frozen=True)
@@ -18,30 +19,51 @@ class Trend:
     """A line gap = a + b·log10(parameters), by weighted least squares.
 
     Args:
-        slope: b, nats per token and decade of parameters.
         lack_of_fit: p-value of the F test that the gaps scatter about the line as their errors say.
         scatter: τ, standard deviation of true gaps about the line, nats per token.
         parameters: of the models, shape (sizes,).
         gaps: with their standard errors, one for each model.
         coefficients: gap at the centre, and the slope.
+        weights: of the gaps in the coefficients, shape (2, sizes).
         covariance: of the coefficients.
         centre: weighted mean of log10(parameters).
     """
 
-    slope: Measured
     lack_of_fit: float
     scatter: float
     parameters: np.ndarray
     gaps: tuple[Measured, ...]
     coefficients: np.ndarray
+    weights: np.ndarray
     covariance: np.ndarray
     centre: float
 
+    @property
+    def fits(self) -> bool:
+        """Return whether the gaps scatter about the line no more than their errors say."""
+        return self.lack_of_fit >= LACK_OF_FIT
+
     def at(self, parameters: float) -> Measured:
         """Return the gap on the line at a number of parameters."""
-        row = np.array([1.0, np.log10(parameters) - self.centre])
+        return self._combined(np.array([1.0, np.log10(parameters) - self.centre]))
+
+    @property
+    def slope(self) -> Measured:
+        """Return b, nats per token and decade of parameters."""
+        return self._combined(np.array([0.0, 1.0]))
+
+    def _combined(self, row: np.ndarray) -> Measured:
+        """Return a combination of the coefficients.
+
+        Without lack of fit, its degrees of freedom are those of the gaps, by Welch and
+        Satterthwaite.
+        """
         error = float(np.sqrt(row @ self.covariance @ row))
-        return Measured(float(row @ self.coefficients), error, self.slope.df)
+        df = float(len(self.gaps) - 2)
+        if self.fits:
+            parts = (row @ self.weights) ** 2 * [gap.error**2 for gap in self.gaps]
+            df = float(parts.sum() ** 2 / (parts**2 / [gap.df for gap in self.gaps]).sum())
+        return Measured(float(row @ self.coefficients), error, df)
 
 
 def fit_trend(parameters: Sequence[float], gaps: Sequence[Measured]) -> Trend | None:
@@ -65,25 +87,20 @@ def fit_trend(parameters: Sequence[float], gaps: Sequence[Measured]) -> Trend | 
     if len(x) < 3 or not np.isfinite(variances).all() or not variances.all():
         return None
     df = len(x) - 2
-    _, _, misfit, _ = _line(x, y, variances)
-    lack_of_fit = float(stats.f.sf(misfit / df, df, gaps[0].df))
+    harmonic = len(gaps) / sum(1 / gap.df for gap in gaps)
+    lack_of_fit = float(stats.f.sf(_line(x, y, variances).misfit / df, df, harmonic))
     between = _between_sizes(x, y, variances)
-    coefficients, covariance, misfit, centre = _line(x, y, variances + between)
-    fits = lack_of_fit >= LACK_OF_FIT
-    if not fits:
-        covariance = covariance * max(1.0, misfit / df)
-    slope = Measured(
-        float(coefficients[1]), float(np.sqrt(covariance[1, 1])), gaps[0].df if fits else df
-    )
+    line = _line(x, y, variances + between)
+    widening = 1.0 if lack_of_fit >= LACK_OF_FIT else max(1.0, line.misfit / df)
     return Trend(
-        slope=slope,
         lack_of_fit=lack_of_fit,
         scatter=float(np.sqrt(between)),
         parameters=np.asarray(parameters, dtype=float),
         gaps=tuple(gaps),
-        coefficients=coefficients,
-        covariance=covariance,
-        centre=centre,
+        coefficients=line.weights @ y,
+        weights=line.weights,
+        covariance=widening * line.covariance,
+        centre=line.centre,
     )
 
 
@@ -91,7 +108,7 @@ def constant(gaps: Sequence[Measured]) -> Measured:
     """Return the mean gap with weights 1/SE², as if it did not depend on the size."""
     weights = np.array([1 / gap.error**2 for gap in gaps])
     value = float(weights @ [gap.value for gap in gaps] / weights.sum())
-    return Measured(value, float(1 / np.sqrt(weights.sum())), gaps[0].df)
+    return Measured(value, float(1 / np.sqrt(weights.sum())), min(gap.df for gap in gaps))
 
 
 def power_law(parameters: Sequence[float], gaps: Sequence[Measured]) -> tuple[float, float] | None:
@@ -105,22 +122,28 @@ def power_law(parameters: Sequence[float], gaps: Sequence[Measured]) -> tuple[fl
         return None
     relative = np.array([gap.error for gap in gaps]) / np.abs(values)
     x = np.log10(np.asarray(parameters, dtype=float))
-    coefficients, _, _, centre = _line(x, np.log10(np.abs(values)), relative**2)
-    level, exponent = coefficients
-    return float(np.sign(values[0]) * 10 ** (level - exponent * centre)), float(exponent)
+    line = _line(x, np.log10(np.abs(values)), relative**2)
+    level, exponent = line.weights @ np.log10(np.abs(values))
+    return float(np.sign(values[0]) * 10 ** (level - exponent * line.centre)), float(exponent)
 
 
-def _line(
-    x: np.ndarray, y: np.ndarray, variances: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, float, float]:
-    """Return coefficients, their covariance, the weighted misfit, and the centre of x."""
-    weights = 1 / variances
-    centre = float(weights @ x / weights.sum())
+class _Line(NamedTuple):
+    """A weighted least-squares line: its coefficients are weights @ y."""
+
+    weights: np.ndarray  # shape (2, sizes)
+    covariance: np.ndarray
+    misfit: float  # weighted sum of squared residuals
+    centre: float
+
+
+def _line(x: np.ndarray, y: np.ndarray, variances: np.ndarray) -> _Line:
+    inverse = 1 / variances
+    centre = float(inverse @ x / inverse.sum())
     design = np.column_stack([np.ones_like(x), x - centre])
-    covariance = np.linalg.inv(design.T @ (weights[:, None] * design))
-    coefficients = covariance @ design.T @ (weights * y)
-    residuals = y - design @ coefficients
-    return coefficients, covariance, float(weights @ residuals**2), centre
+    covariance = np.linalg.inv(design.T @ (inverse[:, None] * design))
+    weights = covariance @ design.T * inverse
+    residuals = y - design @ (weights @ y)
+    return _Line(weights, covariance, float(inverse @ residuals**2), centre)
 
 
 def _between_sizes(x: np.ndarray, y: np.ndarray, variances: np.ndarray) -> float:
@@ -128,8 +151,8 @@ def _between_sizes(x: np.ndarray, y: np.ndarray, variances: np.ndarray) -> float
 
     def negative_log_likelihood(tau: float) -> float:
         total = variances + tau**2
-        _, covariance, misfit, _ = _line(x, y, total)
-        return float(np.log(total).sum() - np.linalg.slogdet(covariance)[1] + misfit)
+        line = _line(x, y, total)
+        return float(np.log(total).sum() - np.linalg.slogdet(line.covariance)[1] + line.misfit)
 
     top = 10 * float(np.ptp(y)) + float(np.sqrt(variances.max()))
     found = optimize.minimize_scalar(negative_log_likelihood, bounds=(0, top), method="bounded")
