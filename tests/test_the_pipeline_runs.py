@@ -139,35 +139,35 @@ def test_what_is_done_can_be_looked_at_before_the_rest_is(folder, text_file):
     assert "4 completed, 2 missing" in (results / "report.html").read_text()
 
 
-def test_a_sweep_grows_until_its_best_rate_is_inside(folder, text_file):
+def test_a_sweep_grows_until_its_best_rate_is_inside(tmp_path, text_file):
     values = profile_values(text_file)
     values["by_optimizer"] = {"adamw": {"lr": 2.5e-4}}  # instead of the best one expected
     grid = {"models": ["tiny"], "optimizers": ["adamw"], "seeds": [5], "rates": 3, "extend": 1}
     values["experiments"] = {"learning_rate": grid}
-    write_profile(folder / "grows.yaml", values)
+    write_profile(tmp_path / "grows.yaml", values)
     target = "results/grows/figures/lr_tiny.csv"
-    code, output = snakemake(folder, "--dry-run", "--", target, profile="grows.yaml")
+    code, output = snakemake(tmp_path, "--dry-run", "--", target, profile="grows.yaml")
     assert code == 0, output
     assert re.search(r"^train +3$", output, re.MULTILINE)
     assert re.search(r"^extend +2$", output, re.MULTILINE)
-    code, output = snakemake(folder, "--", target, profile="grows.yaml")
+    code, output = snakemake(tmp_path, "--", target, profile="grows.yaml")
     assert code == 0, output
     assert "3 runs are ready to train, and up to 2 may follow" in output
     # Twelve steps at these rates are too short to learn, so the highest rate is the best.
     decisions = {
         path.stem.split("_")[0]: json.loads(path.read_text(encoding="utf-8"))["needed"]
-        for path in (folder / "results/grows/extensions").rglob("*.json")
+        for path in (tmp_path / "results/grows/extensions").rglob("*.json")
     }
     assert decisions == {"lr6.25e-05": False, "lr0.001": True}
-    drawn = pd.read_csv(folder / target)
+    drawn = pd.read_csv(tmp_path / target)
     assert sorted(drawn["lr"]) == [0.000125, 0.00025, 0.0005, 0.001]
-    code, output = snakemake(folder, "--dry-run", "--", target, profile="grows.yaml")
+    code, output = snakemake(tmp_path, "--dry-run", "--", target, profile="grows.yaml")
     assert "Nothing to be done" in output
     # A lost result is trained again.
-    (run,) = (folder / "results/runs/tiny/adamw").glob("lr0.001_seed5_*")
+    (run,) = (tmp_path / "results/runs/tiny/adamw").glob("lr0.001_seed5_*")
     shutil.rmtree(run)
     target = f"results/grows/extensions/learning_rate/tiny/adamw/{run.name}.json"
-    code, output = snakemake(folder, "--", target, profile="grows.yaml")
+    code, output = snakemake(tmp_path, "--", target, profile="grows.yaml")
     assert code == 0, output
     assert RunFolder(run).is_done
 

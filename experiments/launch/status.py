@@ -40,9 +40,10 @@ def status(planned: Sequence[PlannedRun], results: ResultsFolder) -> str:
         planned: the runs, in the order of the table.
         results: the folder `results/`.
     """
-    # Several experiments can share a run. Show the entry that names a varied argument, if any:
-    # it sorts after the others, whose argument is empty, and so replaces them.
-    runs = {run.spec.path: run for run in sorted(planned, key=lambda run: run.argument)}
+    # Several experiments can share a run. Show an entry that always trains it and names a varied
+    # argument, if there is one: it sorts after the others, and so replaces them.
+    entries = sorted(planned, key=lambda run: (not run.extension, run.argument))
+    runs = {run.spec.path: run for run in entries}
     runs = [runs[path] for path in dict.fromkeys(run.spec.path for run in planned)]
     jobs = Queue(results.slurm_queue).last().jobs
     reasons = {job.id: job.reason for job in jobs.values() if job.state == "PENDING"}
@@ -67,7 +68,7 @@ def _row(planned: PlannedRun, run: RunFolder, reasons: dict[str, str]) -> dict[s
         "optimizer": spec.optimizer.name + (argument if planned.argument else ""),
         "lr": spec.training.lr,
         "seed": spec.seed,
-        "status": "pending",
+        "status": "may follow" if planned.extension else "pending",
         "starts": len(starts) or "",
     }
     if damaged := run.damaged:

@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from experiments.launch.status import status
 from experiments.optimizers.settings import BestRate
 from experiments.plan.experiment import Experiment
 from experiments.plan.grid import plan
@@ -12,6 +13,7 @@ from experiments.plan.reading import load_profile
 from experiments.plan.sweeps.following import before, needed_rows
 from experiments.plan.sweeps.ladder import check_ladder
 from experiments.plan.sweeps.rates import is_needed, peak_rates
+from experiments.runs.folder import ResultsFolder
 from experiments.settings import ConfigError, parse
 from tests.conftest import profile_values, write_profile
 
@@ -196,3 +198,8 @@ def test_a_ladder_has_increasing_sizes_with_several_rates(models, ladder, rates,
             check()
     else:
         assert {(run.spec.model_name, run.rung) for run in check()} == {("first", 1), ("second", 2)}
+
+
+def test_status_tells_which_runs_may_follow(tmp_path):
+    shown = status(plan_of({"rates": 3, "extend": 1}), ResultsFolder(tmp_path))
+    assert shown.endswith("5 runs: 2 may follow, 3 pending")
