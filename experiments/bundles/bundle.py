@@ -55,7 +55,7 @@ class Bundle:
             "summary": self.summary,
             "metrics": self.metrics,
             "files": {
-                name: base64.b64encode(content).decode() for name, content in self.files.items()
+                name: base64.b64encode(binary).decode() for name, binary in self.files.items()
             },
         }
         lines = [
@@ -128,17 +128,22 @@ def read_bundle(path: Path) -> Bundle:
         ) from error
     if Path(spec.path).parts != path.with_suffix("").parts[-3:]:
         raise FileError(f"{path} holds another run than its name says, {spec.path}")
-    try:
-        files = {
-            name: base64.b64decode(text, validate=True) for name, text in content["files"].items()
-        }
-    except (binascii.Error, TypeError, AttributeError):
-        files = {"": b""}
-    if not {*files} <= {*FILES} or not all(map(is_row, content["metrics"])):
+    files = _decoded(content["files"])
+    if files is None or not all(map(is_row, content["metrics"])):
         raise FileError(
             f"{path} must hold rows of {', '.join(COLUMNS)}, and of files only {', '.join(FILES)}"
         )
     return Bundle(content["spec"], spec.path, content["summary"], content["metrics"], files)
+
+
+def _decoded(files: Any) -> dict[str, bytes] | None:
+    """Return the files of a bundle by name; None if they are not base64, or have other names."""
+    if not isinstance(files, dict) or not {*files} <= {*FILES}:
+        return None
+    try:
+        return {name: base64.b64decode(text, validate=True) for name, text in files.items()}
+    except (binascii.Error, TypeError):
+        return None
 
 
 def _rounded(row: Row) -> Row:

@@ -44,6 +44,9 @@ def needed_rows(rows: Sequence[Row], loss_of: Callable[[str], float]) -> list[Ro
         sweeps[sweep_of(row)].append(row)
     needed: dict[tuple[Any, int], bool] = {}
     for key, sweep in sweeps.items():
+        if not any(row["extension"] for row in sweep):
+            needed[key, 0] = True
+            continue
         losses = defaultdict(list)
         for row in sweep:
             losses[row["lr"]].append(loss_of(row["run"]))
