@@ -80,7 +80,7 @@ def test_lion_may_choose_the_rates_that_its_paper_recommends():
     for run in plan(load_profile("study")):
         name, model = run.spec.optimizer.name, run.spec.model_name
         counts = name == "lion" or not run.extension
-        if run.experiment == "learning_rate" and model == "gpt2-142k" and name in rates and counts:
+        if run.experiment == "learning_rate" and model == "gpt2-83k" and name in rates and counts:
             rates[name].add(run.spec.training.lr)
     # arXiv:2302.06675, section 5: 3 to 10 times smaller than AdamW's.
     for factor in (3, 10):
