@@ -1,7 +1,8 @@
 """The loss at an optimizer's own best learning rate, by a quadratic in log2(lr).
 
 The lowest loss of a sweep is biased: it is lower the flatter and the noisier the curve is. A
-quadratic through the nearest rates, over all seeds, is not.
+quadratic through the nearest rates, over all seeds, is not. Losses rise faster and scatter more
+above the best rate than below it, so fewer rates count there.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,8 @@ import pandas as pd
 from analysis.estimates.statistics import Measured
 from experiments.runs.summary import Status
 
-NEAREST, REACH = 5, 2.0  # at most so many rates, within so many octaves of the best
+BELOW, ABOVE = 2.0, 1.0  # octaves from the best rate within which rates count
+LEAST = 3  # rates that determine a quadratic
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def fit_optima(cells: Mapping[str, pd.DataFrame], noise: Noise | None = None) ->
         or a curve without a minimum. Standard errors are NaN without degrees of freedom.
     """
     chosen = {name: near_best(runs) for name, runs in cells.items()}
-    if any(runs["lr"].nunique() < 3 for runs in chosen.values()):
+    if any(runs["lr"].nunique() < LEAST for runs in chosen.values()):
         return None
     centers = {name: np.log2(runs["lr"]).mean() for name, runs in chosen.items()}
     seeds = sorted({seed for runs in chosen.values() for seed in runs["seed"]})
@@ -111,10 +113,10 @@ def _noise(residuals: np.ndarray, df: int) -> Noise:
 
 
 def near_best(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs at up to NEAREST rates within REACH octaves of the best rate.
+    """Return the runs from BELOW octaves below the best rate to ABOVE octaves above it.
 
-    The best rate has the lowest mean loss. Rates at which a run diverged or is missing are left
-    out.
+    Where these are at fewer than LEAST rates, the nearest ones within BELOW octaves count. The
+    best rate has the lowest mean loss. Rates at which a run diverged or is missing are left out.
     """
     runs = runs.drop_duplicates(["lr", "seed"])
     complete = (runs["status"] == Status.COMPLETED).groupby(runs["lr"]).transform("all")
@@ -122,10 +124,12 @@ def near_best(runs: pd.DataFrame) -> pd.DataFrame:
     if runs.empty:
         return runs
     means = runs.groupby("lr")["final_val_loss"].mean()
-    distance = np.abs(np.log2(means.index.to_numpy(float) / means.idxmin()))
-    order = np.argsort(distance, kind="stable")[:NEAREST]
-    kept = means.index[[i for i in order if distance[i] <= REACH]]
-    return runs[runs["lr"].isin(kept)]
+    octaves = np.log2(means.index.to_numpy(float) / means.idxmin())
+    kept = (octaves > -BELOW - 0.1) & (octaves < ABOVE + 0.1)  # grids need not be exact
+    if kept.sum() < LEAST:
+        nearest = np.argsort(np.abs(octaves), kind="stable")[:LEAST]
+        kept = nearest[np.abs(octaves[nearest]) < BELOW + 0.1]
+    return runs[runs["lr"].isin(means.index[kept])]
 
 
 def _optima(

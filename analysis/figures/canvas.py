@@ -40,10 +40,10 @@ def write(figure: Figure, data: pd.DataFrame, target: Path) -> None:
         target: path of the three files, without a suffix.
     """
     for suffix, metadata in {".pdf": {"CreationDate": None}, ".png": None}.items():
-        with atomic(target.with_suffix(suffix)) as path:
+        with atomic(target.with_name(target.name + suffix)) as path:
             figure.savefig(path, metadata=metadata)
         figure.set_layout_engine("none")  # the first file has laid it out, which takes long
-    with atomic(target.with_suffix(".csv")) as path:
+    with atomic(target.with_name(f"{target.name}.csv")) as path:
         data.to_csv(path, index=False)
     plt.close(figure)
 

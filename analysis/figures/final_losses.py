@@ -3,12 +3,14 @@
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from analysis.estimates.losses import best_lr, final_losses, is_shared, is_sweep, protocols
 from analysis.figures import canvas
 from analysis.figures.line_styles import style_of
 from analysis.figures.point_labels import Point, label_points
 from analysis.frames import Results
+from analysis.text import number
 
 
 def loss_over_lr(results: Results) -> tuple[Figure, pd.DataFrame]:
@@ -41,6 +43,9 @@ def loss_over_lr(results: Results) -> tuple[Figure, pd.DataFrame]:
         ylabel="final validation loss (nats per token)",
         title=", ".join(results.runs["model"].unique()),
     )
+    rates = sorted(data["lr"].unique())
+    axis.set_xticks(rates, [number(rate) for rate in rates], rotation=45)
+    axis.xaxis.set_minor_locator(NullLocator())
     shown = data["mean"].dropna()
     if len(shown):
         margin = 0.08 * (shown.max() - shown.min()) or 0.1

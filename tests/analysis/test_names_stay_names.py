@@ -63,7 +63,7 @@ def test_memory_is_read_as_it_was_written(results_folder, name):
     assert np.issubdtype(memory["state_bytes"].dtype, np.number)
 
 
-@pytest.mark.parametrize("name", ["007", "NA"])
+@pytest.mark.parametrize("name", ["007", "NA", "1.3m"])
 def test_names_alone_that_look_like_numbers_reach_every_result(results_folder, name):
     rows = [
         named(name, seed, experiment=experiment, model=name, dataset=name, label=name)

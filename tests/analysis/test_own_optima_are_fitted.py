@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import optimize, stats
+from scipy import interpolate, optimize, stats
 
 from analysis.estimates.losses import best_lr
 from analysis.estimates.optimum import fit_optima
@@ -19,7 +19,7 @@ def frame(rows):
 
 
 def test_the_minimum_and_its_error_are_those_of_a_nonlinear_fit():
-    runs = frame(sweep("adamw", 3.0, seeds=1, noise=0.01))
+    runs = frame(sweep("adamw", 3.0, seeds=1, rates=RATES[:4], noise=0.01))
     fit = fit_optima({"a": runs}).cells["a"]
     (lowest, at, curvature), covariance = optimize.curve_fit(
         lambda x, lowest, at, c: lowest + c * (x - at) ** 2,
@@ -33,7 +33,15 @@ def test_the_minimum_and_its_error_are_those_of_a_nonlinear_fit():
     ):
         assert found.value == pytest.approx(value, rel=1e-5)
         assert found.error == pytest.approx(error, rel=1e-3)
-        assert found.df == 2
+        assert found.df == 1
+
+
+def test_fewer_rates_count_above_the_best_one_than_below_it():
+    octaves = range(-4, 4)
+    runs = frame(sweep("adamw", 3.0, seeds=1, rates=[4e-3 * 2.0**k for k in octaves]))
+    assert fit_optima({"a": runs}).cells["a"].rates == (1e-3, 2e-3, 4e-3, 8e-3)
+    coarse = frame(sweep("adamw", 3.0, rates=[4e-4, 4e-3, 4e-2]))
+    assert fit_optima({"a": coarse}) is None
 
 
 def test_the_effect_of_a_seed_does_not_count_as_noise():
@@ -60,6 +68,27 @@ def test_the_fit_is_not_biased_where_the_lowest_mean_is():
     assert abs(np.median(fitted) - 3.0) < abs(np.mean(lowest_means) - 3.0)
 
 
+def test_a_curve_that_is_steep_and_noisy_at_high_rates_is_not_biased():
+    # Like AdamW's and PowerStep's curves at 142 thousand parameters in the study.
+    rates = np.array([2e-3, 4e-3, 8e-3, 1.6e-2])
+    curve = interpolate.CubicSpline(np.log2(rates), [3.06, 3.0, 3.1, 3.35])
+    truth = curve(np.linspace(*np.log2(rates[[0, -1]]), 2000)).min()
+    rng = np.random.default_rng(0)
+    covered, errors = 0, []
+    for _ in range(300):
+        rows = [
+            run("powerstep", curve(np.log2(lr)) + scatter * noise, seed, lr)
+            for lr, scatter in zip(rates, (0.04, 0.04, 0.1, 0.16), strict=True)
+            for seed, noise in enumerate(rng.standard_normal(6))
+        ]
+        lowest = fit_optima({"a": frame(rows)}).cells["a"].loss
+        errors.append(lowest.value - truth)
+        low, high = lowest.interval(0.95)
+        covered += low <= truth <= high
+    assert abs(np.mean(errors)) < 0.01
+    assert covered / 300 > 0.92
+
+
 def test_rates_at_which_a_run_diverged_or_is_missing_are_left_out():
     rows = sweep("adamw", 3.0)
     rows += [run("adamw", math.inf, 0, 3.2e-2), run("adamw", 2.0, 1, 3.2e-2)]
@@ -74,7 +103,7 @@ def test_an_optimum_that_ties_with_the_edge_is_not_inside():
     rng = np.random.default_rng(0)
     noisy = [
         run("powerstep", loss + 0.02 * rng.standard_normal(), seed, lr)
-        for lr, loss in ((1e-3, 3.0), (2e-3, 3.0), (4e-3, 3.02), (8e-3, 3.07))
+        for lr, loss in ((1e-3, 3.0), (2e-3, 3.02), (4e-3, 3.07), (8e-3, 3.15))
         for seed in range(3)
     ]
     assert not fit_optima({"a": frame(noisy)}).cells["a"].is_inside

@@ -69,6 +69,7 @@ def test_the_token_ratio_is_recomputed_by_hand():
     frame = pd.DataFrame(rows)
 
     def lowest(cell):
+        cell = cell[cell["lr"] < 1e-2]  # more than one octave above the best
         octaves = np.log2(cell["lr"] / 4e-3)
         slope2, slope1, level = np.polyfit(octaves, cell["final_val_loss"], 2)
         return level - slope1**2 / (4 * slope2)
