@@ -159,6 +159,8 @@ def test_a_sweep_grows_until_its_best_rate_is_inside(tmp_path, text_file):
     assert decisions == {"lr6.25e-05": False, "lr0.001": True}
     drawn = pd.read_csv(tmp_path / target)
     assert sorted(drawn["lr"]) == [0.000125, 0.00025, 0.0005, 0.001]
+    code, output = snakemake(tmp_path, "--dry-run", "--", target, profile="grows.yaml")
+    assert "Nothing to be done" in output
     # Nothing but a lost result is trained again.
     (run,) = (tmp_path / "results/runs/tiny/adamw").glob("lr0.001_seed5_*")
     shutil.rmtree(run)

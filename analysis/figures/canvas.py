@@ -40,7 +40,7 @@ def write(figure: Figure, data: pd.DataFrame, target: Path) -> None:
         target: path of the three files, without a suffix.
     """
     for suffix, metadata in {".pdf": {"CreationDate": None}, ".png": None}.items():
-        with atomic(target.with_name(target.name + suffix)) as path:
+        with atomic(target.with_name(f"{target.name}{suffix}")) as path:
             figure.savefig(path, metadata=metadata)
         figure.set_layout_engine("none")  # the first file has laid it out, which takes long
     with atomic(target.with_name(f"{target.name}.csv")) as path:

@@ -34,12 +34,11 @@ def write_table(artefact: Artefact, results: Results, folder: Path) -> None:
         folder: folder of the three files.
     """
     numbers, shown = make_table(artefact, results)
-    target = folder / artefact.name
-    with atomic(target.with_name(f"{target.name}.csv")) as path:
+    with atomic(folder / f"{artefact.name}.csv") as path:
         numbers.to_csv(path, index=False)
-    with atomic(target.with_name(f"{target.name}.md")) as path:
+    with atomic(folder / f"{artefact.name}.md") as path:
         path.write_text(text.markdown(shown), encoding="utf-8")
-    with atomic(target.with_name(f"{target.name}.tex")) as path:
+    with atomic(folder / f"{artefact.name}.tex") as path:
         path.write_text(text.latex(shown), encoding="utf-8")
 
 

@@ -100,7 +100,7 @@ class RunRow(TypedDict):
     argument: str
     value: str
     rung: int  # place of the model in the profile's ladder, from 1; 0 if it is not in it
-    extension: int  # of its learning rate, experiments.plan.sweeps.rates.peak_rates
+    extension: int  # 0, or the number that peak_rates gives to a learning rate that may follow
     seed: int
     dataset: str
     planned_steps: int
